@@ -1,0 +1,153 @@
+//! Who is calling, and what for: a live session of a user, or a sibling service's key with its scopes.
+//!
+//! A session is alive if its row is, its user is active, and its epoch is the user's. The answer is cached for half a
+//! minute and forgotten when it changes; PostgreSQL stands behind it.
+
+mod store;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use diesel_async::AsyncPgConnection;
+use futures_util::FutureExt as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::card;
+use crate::config::{Scope, ServiceKey};
+use crate::error::{Code, Error, Result};
+use crate::infra::cache::{CacheEntry, CacheValue};
+use crate::infra::db::Tx;
+
+const SESSION_TTL: Duration = Duration::from_secs(30);
+
+/// A live session and its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    pub session_id: Uuid,
+    pub user_id: Uuid,
+}
+
+/// A sibling service that showed its key.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub name: String,
+    scopes: Vec<Scope>,
+}
+
+/// Either of the two.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    User(Session),
+    Service(Service),
+}
+
+impl Service {
+    /// Whether its key carries the scope.
+    pub fn require(&self, scope: Scope) -> Result<()> {
+        if self.scopes.contains(&scope) {
+            return Ok(());
+        }
+        Err(Error::new(Code::Forbidden, format!("The service key lacks the scope {}.", scope.as_str())))
+    }
+}
+
+impl Caller {
+    /// A user may read himself, a service with `users:read` anybody.
+    pub fn may_read(&self, user_id: Uuid) -> Result<()> {
+        match self {
+            Caller::User(session) if session.user_id == user_id => Ok(()),
+            Caller::User(_) => Err(Error::new(Code::Forbidden, "This is another user's.")),
+            Caller::Service(service) => service.require(Scope::UsersRead),
+        }
+    }
+
+    pub fn is_service(&self) -> bool {
+        matches!(self, Caller::Service(_))
+    }
+}
+
+/// The session of an access token, if both are alive.
+pub async fn authenticate(app: &App, token: &str) -> Result<Session> {
+    let now = app.clock.now();
+    let claims = app.access_tokens.verify(token, now)?;
+    let session = Session { session_id: claims.sid, user_id: claims.sub };
+    let key = session_key(session.session_id);
+    if let Ok(found) = app.cache.get_many(std::slice::from_ref(&key)).await
+        && let Some(Some((_, payload))) = found.first()
+        && serde_json::from_str(payload).ok() == Some(session)
+    {
+        return Ok(session);
+    }
+    let alive = app.db.read(move |conn| async move { Ok(store::find_live_session(conn, session.session_id, now).await?) }.boxed()).await?;
+    if alive != Some(session.user_id) {
+        return Err(Error::new(Code::Unauthenticated, "The session has ended."));
+    }
+    if let Ok(payload) = serde_json::to_string(&session) {
+        // Not kept means asked again.
+        let _ = app.cache.put_many(&[CacheValue { key, version: 0, payload, ttl: SESSION_TTL }]).await;
+    }
+    Ok(session)
+}
+
+/// Whose key this is.
+pub fn find_service(keys: &[ServiceKey], shown: &str) -> Option<Service> {
+    let sha256: [u8; 32] = Sha256::digest(shown.as_bytes()).into();
+    let key = keys.iter().find(|key| bool::from(key.sha256.ct_eq(&sha256)))?;
+    Some(Service { name: key.name.clone(), scopes: key.scopes.clone() })
+}
+
+/// Ends every session of a user in the caller's transaction, by a new epoch.
+pub async fn end_sessions(tx: &mut Tx, user_id: Uuid, reason: &str, now: DateTime<Utc>) -> Result<()> {
+    store::update_epoch(tx, user_id).await?;
+    for session_id in store::update_ended(tx, user_id, reason, now).await? {
+        forget_session(tx, session_id, now).await?;
+    }
+    card::changed(tx, user_id, now).await.map(drop)
+}
+
+/// Has a session's cached state forgotten after the caller's transaction.
+pub async fn forget_session(tx: &mut Tx, session_id: Uuid, now: DateTime<Utc>) -> Result<()> {
+    // Alive is version 0; a session does not come back to life.
+    tx.forget(CacheEntry { key: session_key(session_id), version: 1 }, now).await
+}
+
+/// The user's current epoch, under which a session is opened.
+pub async fn find_epoch(conn: &mut AsyncPgConnection, user_id: Uuid) -> Result<Option<i32>> {
+    Ok(store::find_epoch(conn, user_id).await?)
+}
+
+fn session_key(session_id: Uuid) -> String {
+    format!("session:{session_id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str, secret: &str, scopes: &[Scope]) -> ServiceKey {
+        ServiceKey { name: name.into(), sha256: Sha256::digest(secret.as_bytes()).into(), scopes: scopes.to_vec() }
+    }
+
+    #[test]
+    fn a_key_opens_what_its_scopes_say() {
+        let keys = [key("gateway", "k1", &[Scope::UsersRead]), key("push", "k2", &[Scope::PushWrite])];
+        let service = find_service(&keys, "k1").unwrap();
+        assert_eq!(service.name, "gateway");
+        assert!(service.require(Scope::UsersRead).is_ok());
+        assert_eq!(service.require(Scope::PushWrite).unwrap_err().code, Code::Forbidden);
+        assert!(find_service(&keys, "k3").is_none());
+        assert!(Caller::Service(find_service(&keys, "k2").unwrap()).may_read(Uuid::nil()).is_err());
+    }
+
+    #[test]
+    fn a_user_reads_only_himself() {
+        let me = Uuid::now_v7();
+        let caller = Caller::User(Session { session_id: Uuid::now_v7(), user_id: me });
+        assert!(caller.may_read(me).is_ok());
+        assert_eq!(caller.may_read(Uuid::now_v7()).unwrap_err().code, Code::Forbidden);
+    }
+}

@@ -1,0 +1,58 @@
+//! What everything shares: built once, cheap to clone.
+
+use std::sync::Arc;
+
+use crate::card::Cards;
+use crate::config::Config;
+use crate::error::Result;
+use crate::infra::access_token::AccessTokens;
+use crate::infra::cache::Cache;
+use crate::infra::clock::Clock;
+use crate::infra::db::Database;
+use crate::infra::keys::ServerKeys;
+use crate::infra::password_hash::PasswordHasher;
+use crate::infra::status::Status;
+
+/// The service's parts, connected on demand.
+#[derive(Clone, Debug)]
+pub struct App {
+    pub config: Arc<Config>,
+    /// The API's share of the pool.
+    pub db: Database,
+    /// The background's share.
+    pub worker_db: Database,
+    pub cache: Cache,
+    pub cards: Cards,
+    pub access_tokens: AccessTokens,
+    pub keys: ServerKeys,
+    pub hasher: PasswordHasher,
+    pub clock: Clock,
+    pub status: Status,
+}
+
+impl App {
+    /// Builds everything on the current runtime, which must be the main one; connects to nothing yet.
+    pub fn new(config: Config, clock: Clock) -> Result<Self> {
+        let cache = Cache::new(&config.redis_url, &config.redis_prefix)?;
+        let pool = Database::new(&config.database, cache.clone())?;
+        // Two thirds for the API, so that neither starves the other (30 and 15 of the usual 50, the rest to spare).
+        let size = config.database.pool_size;
+        Ok(Self {
+            db: pool.api_share((size * 3 / 5).max(1)),
+            worker_db: pool.worker_share((size * 3 / 10).max(1)),
+            cards: Cards::new(cache.clone()),
+            cache,
+            access_tokens: AccessTokens::new(&config.identity),
+            keys: ServerKeys::new(config.root_secret()),
+            hasher: PasswordHasher::new(config.identity.bcrypt_cost)?,
+            clock,
+            status: Status::default(),
+            config: Arc::new(config),
+        })
+    }
+
+    /// Lets transactions in flight finish and closes the pool; the last thing before the process ends.
+    pub async fn close(&self) {
+        self.db.close().await;
+    }
+}

@@ -1,0 +1,376 @@
+//! The only reader of the environment.
+//!
+//! [`Config::from_env`] reads everything once and reports every problem in one message, before anything connects.
+//! The parts are plain structs, so that a test builds one by literal.
+
+mod reader;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use reader::Reader;
+pub use reader::{Problem, Problems};
+
+/// Which parts a process plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Answers HTTP; never needs the broker.
+    Api,
+    /// Consumes push requests and relays the outbox; serves only health and metrics.
+    Worker,
+    Both,
+}
+
+impl Role {
+    pub fn has_api(self) -> bool {
+        self != Role::Worker
+    }
+
+    pub fn has_worker(self) -> bool {
+        self != Role::Api
+    }
+}
+
+/// Everything that can be set from outside.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub database: Database,
+    pub redis_url: SecretString,
+    /// Prefix of every Redis key, so that several installations share one Redis.
+    pub redis_prefix: String,
+    /// Absent for `--role api`, which never needs the broker.
+    pub broker: Option<Broker>,
+    pub http: Http,
+    pub identity: Identity,
+    pub service_keys: Vec<ServiceKey>,
+    pub limits: Limits,
+    pub shutdown_grace: Duration,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug)]
+pub struct Database {
+    pub url: SecretString,
+    pub pool_size: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Broker {
+    pub url: SecretString,
+    pub exchange: String,
+    pub push_queue: String,
+    pub push_key: String,
+    pub deliver_queue: String,
+    pub deliver_key: String,
+    pub email_queue: String,
+    pub email_key: String,
+    pub dlx_exchange: String,
+    pub failed_queue: String,
+    pub failed_key: String,
+    pub events_exchange: String,
+    pub declare: Declare,
+    pub queue_type: QueueType,
+    /// Unacknowledged messages the broker may hand us.
+    pub prefetch: u16,
+}
+
+/// What to do about a queue or exchange that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Declare {
+    Create,
+    /// The siblings own their queues: wait until they exist.
+    Wait,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueType {
+    Quorum,
+    Classic,
+}
+
+#[derive(Clone, Debug)]
+pub struct Http {
+    pub host: String,
+    pub port: u16,
+    /// `None`: one a core.
+    pub workers: Option<usize>,
+    pub cors_allowed_origins: Vec<String>,
+    /// Whether /swagger/, /redoc/ and /openapi.json are served.
+    pub docs: bool,
+    /// How many proxies in front of us append to `X-Forwarded-For`.
+    pub trusted_proxy_count: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub jwt_secret: SecretString,
+    /// What the server's other keys derive from; without it they derive from `jwt_secret`.
+    pub app_secret: Option<SecretString>,
+    pub issuer: String,
+    pub access_token_ttl: Duration,
+    pub refresh_token_idle: Duration,
+    pub refresh_token_absolute: Duration,
+    pub bcrypt_cost: u32,
+}
+
+/// A sibling service's key: its hash, never the key.
+#[derive(Clone, Debug)]
+pub struct ServiceKey {
+    pub name: String,
+    pub sha256: [u8; 32],
+    pub scopes: Vec<Scope>,
+}
+
+/// What a service key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    UsersRead,
+    UsersList,
+    PushWrite,
+    PushTokenWrite,
+    Forward,
+}
+
+impl Scope {
+    pub const ALL: &[Scope] = &[Scope::UsersRead, Scope::UsersList, Scope::PushWrite, Scope::PushTokenWrite, Scope::Forward];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scope::UsersRead => "users:read",
+            Scope::UsersList => "users:list",
+            Scope::PushWrite => "push:write",
+            Scope::PushTokenWrite => "push-token:write",
+            Scope::Forward => "forward",
+        }
+    }
+}
+
+/// `count` times in `window`; `None` is off.
+pub type Limit = Option<Rate>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub count: u32,
+    pub window: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub register_ip: Limit,
+    pub login_ip: Limit,
+    pub login_account: Limit,
+    pub default_user: Limit,
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub format: LogFormat,
+    /// Directives of `tracing_subscriber::EnvFilter`.
+    pub filter: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Pretty,
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl Config {
+    /// Reads the process's environment.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    pub fn from_env(role: Role) -> Result<Self, Problems> {
+        Self::from_lookup(
+            role,
+            |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()),
+            std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect(),
+        )
+    }
+
+    /// Reads the same variables from a map, for tests.
+    pub fn from_map(role: Role, variables: &BTreeMap<&str, &str>) -> Result<Self, Problems> {
+        Self::from_lookup(
+            role,
+            |name| variables.get(name).map(|value| (*value).to_owned()),
+            variables.keys().map(|name| (*name).to_owned()).collect(),
+        )
+    }
+
+    fn from_lookup(role: Role, lookup: impl Fn(&str) -> Option<String>, names: Vec<String>) -> Result<Self, Problems> {
+        let mut env = Reader::new(&lookup);
+        let config = Self {
+            database: Database {
+                url: env.url("DATABASE_URL", &["postgres", "postgresql"], "postgres://user:password@host:5432/user_service"),
+                pool_size: env.number("DATABASE_POOL_SIZE", 50, 4..=1000),
+            },
+            redis_url: env.url("REDIS_URL", &["redis", "rediss"], "redis://host:6379"),
+            redis_prefix: env.text("REDIS_KEY_PREFIX", "user-service"),
+            broker: if role.has_worker() { Some(broker(&mut env)) } else { None },
+            http: Http {
+                host: env.text("HOST", "0.0.0.0"),
+                port: env.number("PORT", 8000, 0..=65535),
+                workers: env.optional_number("HTTP_WORKERS", 1..=256),
+                cors_allowed_origins: env.origins("CORS_ALLOWED_ORIGINS"),
+                docs: env.choice("DOCS", &[("on", true), ("off", false)], true),
+                trusted_proxy_count: env.number("TRUSTED_PROXY_COUNT", 0, 0..=10),
+            },
+            identity: Identity {
+                jwt_secret: env.secret("JWT_SECRET"),
+                app_secret: env.optional_secret("APP_SECRET"),
+                issuer: env.text("JWT_ISSUER", "user-service"),
+                access_token_ttl: env.seconds("ACCESS_TOKEN_TTL_SECONDS", HOUR, 60..=86_400),
+                refresh_token_idle: env.seconds("REFRESH_TOKEN_IDLE_SECONDS", 24 * HOUR, 3600..=2_592_000),
+                refresh_token_absolute: env.seconds("REFRESH_TOKEN_ABSOLUTE_SECONDS", 720 * HOUR, 3600..=31_536_000),
+                bcrypt_cost: env.number("BCRYPT_COST", 11, 10..=15),
+            },
+            service_keys: env.service_keys("SERVICE_API_KEYS"),
+            limits: Limits {
+                register_ip: env.limit("LIMIT_REGISTER_IP", 20, 60),
+                login_ip: env.limit("LIMIT_LOGIN_IP", 10, 60),
+                login_account: env.limit("LIMIT_LOGIN_ACCOUNT", 5, 300),
+                default_user: env.limit("LIMIT_DEFAULT_USER", 300, 60),
+            },
+            shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(30), 1..=600),
+            log: Log {
+                format: env.choice("LOG_FORMAT", &[("json", LogFormat::Json), ("pretty", LogFormat::Pretty)], LogFormat::Json),
+                // lapin reports each lost connection as an error of its own; the supervisor says it once.
+                filter: env.filter("RUST_LOG", "info,lapin=off"),
+            },
+        };
+        env.refuse_unknown_limits(&names);
+        env.finish(config)
+    }
+
+    /// What every key of the server derives from.
+    pub fn root_secret(&self) -> &[u8] {
+        self.identity.app_secret.as_ref().unwrap_or(&self.identity.jwt_secret).expose_secret().as_bytes()
+    }
+}
+
+fn broker(env: &mut Reader<'_>) -> Broker {
+    let broker = Broker {
+        url: env.url("RABBITMQ_URL", &["amqp", "amqps"], "amqp://user:password@host:5672/%2f"),
+        exchange: env.text("RABBITMQ_EXCHANGE", "notifications.direct"),
+        push_queue: env.text("RABBITMQ_PUSH_QUEUE", "push.queue"),
+        push_key: env.text("RABBITMQ_PUSH_ROUTING_KEY", "push"),
+        deliver_queue: env.text("RABBITMQ_DELIVER_QUEUE", "push.deliver.queue"),
+        deliver_key: env.text("RABBITMQ_DELIVER_ROUTING_KEY", "push.deliver"),
+        email_queue: env.text("RABBITMQ_EMAIL_QUEUE", "email.queue"),
+        email_key: env.text("RABBITMQ_EMAIL_ROUTING_KEY", "email"),
+        dlx_exchange: env.text("RABBITMQ_DLX_EXCHANGE", "notifications.dlx"),
+        failed_queue: env.text("RABBITMQ_FAILED_QUEUE", "failed.queue"),
+        failed_key: env.text("RABBITMQ_FAILED_ROUTING_KEY", "failed"),
+        events_exchange: env.text("RABBITMQ_EVENTS_EXCHANGE", "user.events"),
+        declare: env.choice("RABBITMQ_DECLARE", &[("create", Declare::Create), ("wait", Declare::Wait)], Declare::Create),
+        queue_type: env.choice("RABBITMQ_QUEUE_TYPE", &[("quorum", QueueType::Quorum), ("classic", QueueType::Classic)], QueueType::Quorum),
+        prefetch: env.number("WORKER_PREFETCH", 256, 1..=10_000),
+    };
+    for (variable, name) in [
+        ("RABBITMQ_DELIVER_QUEUE", &broker.deliver_queue),
+        ("RABBITMQ_FAILED_QUEUE", &broker.failed_queue),
+        ("RABBITMQ_EMAIL_QUEUE", &broker.email_queue),
+    ] {
+        if *name == broker.push_queue {
+            env.problem(variable, "is the queue of RABBITMQ_PUSH_QUEUE: what goes out would come in again", "another name");
+        }
+    }
+    if broker.deliver_key == broker.push_key {
+        env.problem("RABBITMQ_DELIVER_ROUTING_KEY", "equals RABBITMQ_PUSH_ROUTING_KEY: what goes out would come in again", "another key");
+    }
+    broker
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: [(&str, &str); 4] = [
+        ("DATABASE_URL", "postgres://u@localhost/db"),
+        ("REDIS_URL", "redis://localhost"),
+        ("RABBITMQ_URL", "amqp://guest:guest@localhost/%2f"),
+        ("JWT_SECRET", "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e"),
+    ];
+
+    fn with(changes: &[(&'static str, &'static str)]) -> Result<Config, Problems> {
+        let mut variables = BTreeMap::from(GOOD);
+        variables.extend(changes.iter().copied());
+        Config::from_map(Role::Both, &variables)
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_contract() {
+        let config = with(&[]).unwrap();
+        let broker = config.broker.unwrap();
+        assert_eq!((broker.push_queue.as_str(), broker.deliver_queue.as_str()), ("push.queue", "push.deliver.queue"));
+        assert_eq!((config.http.port, config.identity.bcrypt_cost, config.database.pool_size), (8000, 11, 50));
+    }
+
+    #[test]
+    fn every_problem_is_in_one_message_and_no_value_of_a_secret() {
+        let problems = Config::from_map(
+            Role::Both,
+            &BTreeMap::from([
+                ("DATABASE_URL", "mysql://root:hunter2@h/d"),
+                ("JWT_SECRET", "hunter2"),
+                ("PORT", "http"),
+                ("BCRYPT_COST", "9"),
+            ]),
+        )
+        .unwrap_err()
+        .to_string();
+        for name in ["DATABASE_URL", "REDIS_URL", "RABBITMQ_URL", "JWT_SECRET", "PORT", "BCRYPT_COST"] {
+            assert!(problems.contains(name), "{name} is missing in:\n{problems}");
+        }
+        assert!(!problems.contains("hunter2"), "{problems}");
+    }
+
+    #[test]
+    fn the_api_needs_no_broker() {
+        let mut variables = BTreeMap::from(GOOD);
+        variables.remove("RABBITMQ_URL");
+        assert!(Config::from_map(Role::Api, &variables).unwrap().broker.is_none());
+        assert!(Config::from_map(Role::Worker, &variables).is_err());
+    }
+
+    #[test]
+    fn sample_and_weak_secrets_are_refused() {
+        for secret in [
+            "changeme-changeme-changeme-changeme",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "your-secret-key-at-least-32-bytes-long",
+            "short",
+        ] {
+            assert!(with(&[("JWT_SECRET", secret)]).is_err(), "{secret}");
+        }
+    }
+
+    #[test]
+    fn equal_request_and_delivery_queues_are_refused() {
+        assert!(with(&[("RABBITMQ_DELIVER_QUEUE", "push.queue")]).unwrap_err().to_string().contains("RABBITMQ_DELIVER_QUEUE"));
+        assert!(with(&[("RABBITMQ_DELIVER_ROUTING_KEY", "push")]).is_err());
+    }
+
+    #[test]
+    fn limits_are_count_over_seconds_or_off_and_unknown_ones_are_named() {
+        let limits = with(&[("LIMIT_LOGIN_IP", "3/10"), ("LIMIT_REGISTER_IP", "off")]).unwrap().limits;
+        assert_eq!(limits.login_ip, Some(Rate { count: 3, window: Duration::from_secs(10) }));
+        assert_eq!(limits.register_ip, None);
+        for (name, value) in [("LIMIT_LOGIN_IP", "0/10"), ("LIMIT_LOGIN_IP", "3"), ("LIMIT_LOGIN_IPS", "3/10")] {
+            assert!(with(&[(name, value)]).unwrap_err().to_string().contains(name), "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn service_keys_are_name_hash_and_scopes() {
+        let hash = "a".repeat(64);
+        let good: &'static str = format!("gateway:{hash}:users:read+users:list").leak();
+        let keys = with(&[("SERVICE_API_KEYS", good)]).unwrap().service_keys;
+        assert_eq!((keys[0].name.as_str(), keys[0].scopes.as_slice()), ("gateway", [Scope::UsersRead, Scope::UsersList].as_slice()));
+        for bad in ["gateway", "gateway:zz:users:read", ":00:users:read", format!("g:{hash}:root").leak()] {
+            assert!(with(&[("SERVICE_API_KEYS", bad)]).is_err(), "{bad}");
+        }
+    }
+}

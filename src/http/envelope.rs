@@ -1,0 +1,89 @@
+//! The envelope around every JSON answer.
+
+use std::collections::BTreeMap;
+
+use actix_web::body::BoxBody;
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, Responder};
+use apistos::ApiComponent;
+use apistos::paths::{MediaType, Response, Responses};
+use apistos::reference_or::ReferenceOr;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// A success.
+#[derive(Debug, Serialize, JsonSchema, ApiComponent)]
+pub struct Envelope<T: JsonSchema> {
+    /// Always `true`.
+    pub success: bool,
+    /// For people.
+    pub message: String,
+    pub data: T,
+}
+
+/// A failure.
+#[derive(Debug, Serialize, JsonSchema, ApiComponent)]
+pub struct Failure {
+    /// Always `false`.
+    pub success: bool,
+    /// For people.
+    pub message: String,
+    /// For programs; the table of codes lists them all.
+    pub error: String,
+    /// Only for field problems: what is wrong, by field.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub errors: BTreeMap<String, Vec<String>>,
+}
+
+/// What a handler returns: an envelope and its status.
+#[derive(Debug)]
+pub struct Reply<T, const STATUS: u16 = 200> {
+    message: &'static str,
+    data: T,
+}
+
+/// 201.
+pub type Created<T> = Reply<T, 201>;
+
+impl<T, const STATUS: u16> Reply<T, STATUS> {
+    pub fn new(message: &'static str, data: T) -> Self {
+        Self { message, data }
+    }
+}
+
+impl<T: Serialize + JsonSchema, const STATUS: u16> Responder for Reply<T, STATUS> {
+    type Body = BoxBody;
+
+    fn respond_to(self, _request: &HttpRequest) -> HttpResponse {
+        let status = StatusCode::from_u16(STATUS).unwrap_or(StatusCode::OK);
+        HttpResponse::build(status).json(Envelope { success: true, message: self.message.to_owned(), data: self.data })
+    }
+}
+
+impl<T: Serialize + JsonSchema, const STATUS: u16> ApiComponent for Reply<T, STATUS> {
+    fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
+        Envelope::<T>::child_schemas()
+    }
+
+    fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
+        Envelope::<T>::schema()
+    }
+
+    fn responses(_content_type: Option<String>) -> Option<Responses> {
+        let (name, _) = Self::schema()?;
+        let description = StatusCode::from_u16(STATUS).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+        let response = json_response(description, &name);
+        Some(Responses { responses: BTreeMap::from([(STATUS.to_string(), ReferenceOr::Object(response))]), ..Responses::default() })
+    }
+}
+
+/// A documented answer whose body is the named schema.
+pub fn json_response(description: &str, schema: &str) -> Response {
+    let media_type =
+        MediaType { schema: Some(ReferenceOr::Reference { _ref: format!("#/components/schemas/{schema}") }), ..MediaType::default() };
+    Response {
+        description: description.to_owned(),
+        content: BTreeMap::from([("application/json".to_owned(), media_type)]),
+        ..Response::default()
+    }
+}

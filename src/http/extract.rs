@@ -1,0 +1,295 @@
+//! Strict JSON bodies, query strings and path parameters, whose mistakes name the field.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::web::{Bytes, BytesMut};
+use actix_web::{FromRequest, HttpRequest, dev::Payload};
+use apistos::ApiComponent;
+use apistos::paths::Parameter;
+use apistos::reference_or::ReferenceOr;
+use futures_util::StreamExt as _;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::error::malformed;
+use crate::error::{Code, Error, Result};
+
+/// The largest body.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// How long a body may take to arrive; actix has no such limit.
+const BODY_DEADLINE: Duration = Duration::from_secs(15);
+
+type Extracting<T> = Pin<Box<dyn Future<Output = Result<T>>>>;
+
+/// A JSON body of a wire type.
+#[derive(Debug)]
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
+    type Error = Error;
+    type Future = Extracting<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            check_media_type(&request)?;
+            let bytes = tokio::time::timeout(BODY_DEADLINE, read_body(payload))
+                .await
+                .map_err(|late| Error::new(Code::BodyTimeout, "The body did not arrive in time.").with_source(late))??;
+            parse(&bytes).map(Body)
+        })
+    }
+}
+
+impl<T: ApiComponent> ApiComponent for Body<T> {
+    fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
+        T::child_schemas()
+    }
+
+    fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
+        T::schema()
+    }
+}
+
+fn check_media_type(request: &HttpRequest) -> Result<()> {
+    let refused = |detail| Err(Error::new(Code::UnsupportedMediaType, detail));
+    if request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return refused("Compressed bodies are not accepted.");
+    }
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json")) {
+        return Ok(());
+    }
+    refused("Send the body as Content-Type: application/json.")
+}
+
+async fn read_body(mut payload: Payload) -> Result<Bytes> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|error| malformed("The body could not be read.").with_source(error))?;
+        if body.len() + chunk.len() > MAX_BODY_BYTES {
+            return Err(Error::new(Code::BodyTooLarge, "The body is larger than 64 KiB."));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// Parses a wire type; syntax is [`Code::MalformedJson`], the rest names its field.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    if bytes.is_empty() {
+        return Err(Error::new(Code::MalformedJson, "The body is empty; send a JSON object."));
+    }
+    if bytes.contains(&0) || contains_escaped_nul(bytes) {
+        return Err(Error::new(Code::MalformedJson, "The body contains a NUL character."));
+    }
+    // Types are never deserialised from arrays, although serde would take a struct's fields by position.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(Error::new(Code::MalformedJson, "The body is an array; send a JSON object."));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        if error.classify() == serde_json::error::Category::Data { field_error(&path, &error) } else { syntax_error(error) }
+    })?;
+    deserializer.end().map_err(syntax_error)?;
+    Ok(value)
+}
+
+/// `\u0000` in a string: PostgreSQL's text cannot hold it.
+fn contains_escaped_nul(bytes: &[u8]) -> bool {
+    let mut backslashes = 0;
+    bytes.iter().enumerate().any(|(at, byte)| {
+        let escaped = backslashes % 2 == 1;
+        backslashes = if *byte == b'\\' { backslashes + 1 } else { 0 };
+        escaped && *byte == b'u' && bytes.get(at + 1..at + 5) == Some(b"0000")
+    })
+}
+
+fn syntax_error(error: serde_json::Error) -> Error {
+    Error::new(Code::MalformedJson, format!("The body is not JSON (line {}, column {}).", error.line(), error.column())).with_source(error)
+}
+
+/// serde tells a missing or repeated field in words and puts its name between backticks; the path ends at its parent.
+fn field_error(path: &str, error: &serde_json::Error) -> Error {
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or_default();
+    let quoted = text.split('`').nth(1).unwrap_or_default();
+    let child = |name: &str| if path == "." || path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let (field, problem) = if text.starts_with("missing field") {
+        (child(quoted), "is required".to_owned())
+    } else if text.starts_with("duplicate field") {
+        (child(quoted), "is given twice".to_owned())
+    } else if text.starts_with("unknown field") {
+        let field = if path.rsplit('.').next() == Some(quoted) { path.to_owned() } else { child(quoted) };
+        (field, "is not a field here".to_owned())
+    } else if path == "." || path.is_empty() {
+        return Error::new(Code::MalformedJson, "Send a JSON object.");
+    } else {
+        // "invalid type: integer `1`, expected a string": the value stays out, it may be a secret.
+        let expected = text.rsplit("expected ").next().filter(|_| text.contains("expected ")).unwrap_or("another value");
+        (path.to_owned(), format!("must be {expected}"))
+    };
+    Error::field(field, problem)
+}
+
+/// A query string of a wire type.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest for Query<T> {
+    type Error = Error;
+    type Future = std::future::Ready<Result<Self>>;
+
+    fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
+        let parsed = actix_web::web::Query::<T>::from_query(request.query_string());
+        std::future::ready(parsed.map(|query| Query(query.into_inner())).map_err(|error| {
+            let text = error.to_string();
+            let name = text.split('`').nth(1).map(str::to_owned);
+            match name {
+                Some(name) if text.contains("missing field") => Error::field(name, "is required"),
+                Some(name) if text.contains("unknown field") => Error::field(name, "is no parameter here"),
+                _ => malformed(text.replace("Query deserialize error: ", "The query string is wrong: ")),
+            }
+        }))
+    }
+}
+
+impl<T: JsonSchema + ApiComponent> ApiComponent for Query<T> {
+    fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
+        actix_web::web::Query::<T>::child_schemas()
+    }
+
+    fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
+        None
+    }
+
+    fn request_body() -> Option<apistos::paths::RequestBody> {
+        None
+    }
+
+    fn parameters() -> Vec<Parameter> {
+        actix_web::web::Query::<T>::parameters()
+    }
+}
+
+/// The `{id}` of a path.
+#[derive(Debug, Clone, Copy)]
+pub struct UserId(pub Uuid);
+
+impl FromRequest for UserId {
+    type Error = Error;
+    type Future = std::future::Ready<Result<Self>>;
+
+    fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
+        let parsed = request.match_info().get("id").unwrap_or_default();
+        std::future::ready(match Uuid::try_parse(parsed) {
+            Ok(id) => Ok(UserId(id)),
+            Err(error) => Err(Error::field("id", "must be a UUID").with_source(error)),
+        })
+    }
+}
+
+impl ApiComponent for UserId {
+    fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
+        Vec::new()
+    }
+
+    fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
+        None
+    }
+
+    fn parameters() -> Vec<Parameter> {
+        let mut parameters = actix_web::web::Path::<Uuid>::parameters();
+        for parameter in &mut parameters {
+            parameter.name = "id".to_owned();
+            parameter.description = Some("The user's id".to_owned());
+        }
+        parameters
+    }
+}
+
+/// Tells an absent field from `null`: `None` is absent, `Some(None)` is `null`. Use with `#[serde(default)]`.
+pub fn present<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    <Option<T> as serde::Deserialize>::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its parsing matters")]
+    struct Wire {
+        name: String,
+        nested: Option<Nested>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its parsing matters")]
+    struct Nested {
+        push: bool,
+    }
+
+    fn refused(body: &str) -> (Code, String) {
+        let error = parse::<Wire>(body.as_bytes()).unwrap_err();
+        let field = error.fields.iter().next().map(|(name, problems)| format!("{name} {}", problems[0])).unwrap_or_default();
+        (error.code, field)
+    }
+
+    #[test]
+    fn mistakes_name_their_field() {
+        for (body, field) in [
+            ("{}", "name is required"),
+            (r#"{"name":1}"#, "name must be a string"),
+            (r#"{"name":"a","name":"b"}"#, "name is given twice"),
+            (r#"{"name":"a","nmae":"b"}"#, "nmae is not a field here"),
+            (r#"{"name":"a","nested":{"push":"true"}}"#, "nested.push must be a boolean"),
+            (r#"{"name":"a","nested":{}}"#, "nested.push is required"),
+            (r#"{"name":"a","nested":{"push":true,"pull":1}}"#, "nested.pull is not a field here"),
+        ] {
+            assert_eq!(refused(body), (Code::ValidationFailed, field.to_owned()), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_malformed() {
+        let deep = "[".repeat(10_000);
+        for body in [
+            "",
+            "null",
+            "1",
+            "\"x\"",
+            "[]",
+            "[\"a\",null]",
+            "{",
+            "{\"name\":\"a\",}",
+            "{\"name\":\"a\"} x",
+            "\u{feff}{\"name\":\"a\"}",
+            "{\"name\":NaN}",
+            "{\"name\":\"\\ud800\"}",
+            "{\"name\":\"a\\u0000\"}",
+            &deep,
+        ] {
+            assert_eq!(refused(body).0, Code::MalformedJson, "{body}");
+        }
+        assert!(parse::<Wire>(br#"{"name":"\\u0000 is text"}"#).is_ok());
+        assert_eq!(parse::<Wire>(b"{\"name\":\"\xff\"}").unwrap_err().code, Code::MalformedJson);
+    }
+
+    #[test]
+    fn values_stay_out_of_messages() {
+        let error = parse::<Wire>(br#"{"name":{"secret":"hunter2"}}"#).unwrap_err();
+        assert!(!format!("{:?}", error.fields).contains("hunter2"));
+    }
+}

@@ -1,0 +1,154 @@
+//! What surrounds every request: correlation id, deadline, panic guard, security headers, metrics and one log line.
+
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::{HttpMessage as _, HttpResponse, ResponseError};
+use futures_util::FutureExt as _;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::error::{Code, Error};
+
+const HANDLER_DEADLINE: Duration = Duration::from_secs(10);
+
+static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// The id that ties a request to its log lines and messages.
+#[derive(Clone, Debug)]
+pub struct CorrelationId(pub String);
+
+impl CorrelationId {
+    /// What the caller sent, if it can stand in a log line and a header as it is; otherwise a new one.
+    pub fn accept(sent: Option<&str>) -> Self {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte);
+        match sent {
+            Some(id) if (1..=128).contains(&id.len()) && id.bytes().all(plain) => Self(id.to_owned()),
+            _ => Self(Uuid::new_v4().to_string()),
+        }
+    }
+}
+
+/// The outermost middleware.
+pub async fn every_request(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let started = Instant::now();
+    let sent = request.headers().get(&CORRELATION_ID).and_then(|value| value.to_str().ok());
+    let id = CorrelationId::accept(sent);
+    let method = request.method().clone();
+    let path = request.path().to_owned();
+    request.extensions_mut().insert(id.clone());
+    let span = tracing::info_span!("request", correlation_id = id.0, method = method.as_str(), path);
+    let outcome =
+        tokio::time::timeout(HANDLER_DEADLINE, AssertUnwindSafe(next.call(request)).catch_unwind()).instrument(span.clone()).await;
+    let error = match outcome {
+        Ok(Ok(Ok(response))) => {
+            let mut response = explain_refusal(response.map_into_boxed_body());
+            add_headers(response.headers_mut(), &id);
+            let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
+            span.in_scope(|| observe(&method, &route, response.status(), started));
+            return Ok(response);
+        }
+        Ok(Ok(Err(error))) => return Err(error),
+        Ok(Err(panic)) => Error::internal(panic_text(panic.as_ref())),
+        Err(late) => Error::unavailable(late),
+    };
+    let failed = Failed { error, id };
+    span.in_scope(|| observe(&method, "unmatched", failed.status_code(), started));
+    Err(failed.into())
+}
+
+/// A panic or a missed deadline: there is no response to add the headers to, so it brings its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+struct Failed {
+    error: Error,
+    id: CorrelationId,
+}
+
+impl ResponseError for Failed {
+    fn status_code(&self) -> StatusCode {
+        self.error.status_code()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = self.error.error_response();
+        add_headers(response.headers_mut(), &self.id);
+        response
+    }
+}
+
+/// Gives what actix refuses without a body (405, and whatever it may add) the envelope.
+fn explain_refusal(response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+    let status = response.status();
+    if !status.is_client_error() || response.headers().contains_key(header::CONTENT_TYPE) {
+        return response;
+    }
+    let error = match status {
+        StatusCode::METHOD_NOT_ALLOWED => Error::new(Code::MethodNotAllowed, "This path has no such method; see Allow."),
+        StatusCode::NOT_FOUND => Error::new(Code::NotFound, "There is nothing at this path."),
+        _ => Error::new(Code::MalformedRequest, status.canonical_reason().unwrap_or("The request is malformed.")),
+    };
+    let allow = response.headers().get(header::ALLOW).cloned();
+    let mut explained = error.error_response();
+    *explained.status_mut() = status;
+    if let Some(allow) = allow {
+        explained.headers_mut().insert(header::ALLOW, allow);
+    }
+    response.into_response(explained)
+}
+
+fn add_headers(headers: &mut HeaderMap, id: &CorrelationId) {
+    let mut add = |name: HeaderName, value: &str| {
+        if !headers.contains_key(&name)
+            && let Ok(value) = HeaderValue::from_str(value)
+        {
+            headers.insert(name, value);
+        }
+    };
+    add(CORRELATION_ID.clone(), &id.0);
+    // OWASP REST Security Cheat Sheet, "Security Headers".
+    add(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    add(header::X_FRAME_OPTIONS, "DENY");
+    add(header::REFERRER_POLICY, "no-referrer");
+    add(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
+    add(header::CACHE_CONTROL, "no-store");
+}
+
+fn observe(method: &Method, route: &str, status: StatusCode, started: Instant) {
+    let elapsed = started.elapsed();
+    // A method is the client's word: only known ones may become a label.
+    let method = match method.as_str() {
+        known @ ("GET" | "POST" | "PUT" | "PATCH" | "DELETE" | "HEAD" | "OPTIONS") => known.to_owned(),
+        _ => "other".to_owned(),
+    };
+    let labels = [("method", method), ("route", route.to_owned()), ("status", status.as_u16().to_string())];
+    metrics::counter!("http_requests_total", &labels).increment(1);
+    metrics::histogram!("http_request_duration_seconds", &labels).record(elapsed.as_secs_f64());
+    tracing::info!(route, status = status.as_u16(), duration_ms = elapsed.as_secs_f64() * 1000.0, "request");
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panic: {}", text.unwrap_or_else(|| "without a text".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_correlation_id_that_could_break_a_log_line_is_replaced() {
+        assert_eq!(CorrelationId::accept(Some("a.B_9~-")).0, "a.B_9~-");
+        for bad in ["", "a b", "a\nb", "é", &"x".repeat(129)] {
+            assert_ne!(CorrelationId::accept(Some(bad)).0, bad);
+        }
+    }
+}

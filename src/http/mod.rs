@@ -1,0 +1,18 @@
+//! Floor 3: what every REST door needs, and nothing of any feature.
+
+pub mod auth;
+pub mod docs;
+pub mod envelope;
+pub mod error;
+pub mod extract;
+pub mod health;
+pub mod middleware;
+pub mod origin;
+pub mod user_body;
+
+use actix_web::web::Data;
+
+use crate::app::App;
+
+/// What a handler takes to reach the service's parts.
+pub type State = Data<App>;

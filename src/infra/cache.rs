@@ -1,0 +1,220 @@
+//! Versioned values in Redis: never needed for truth, never older than what was forgotten.
+//!
+//! A value is kept as `<version>|<payload>`. Forgetting leaves `<version>|` behind, so that a reader who fetched an older
+//! version before the change cannot write it back afterwards. Every failure reads as a miss; after one, Redis is left
+//! alone for a moment so that a dead server costs each request nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use deadpool::managed::{Manager, Metrics, Pool, RecycleResult};
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{self, AsyncConnectionConfig, Client, RedisError, Script};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::runtime::Handle;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const OPERATION_TIMEOUT: Duration = Duration::from_millis(100);
+const BYPASS: Duration = Duration::from_secs(2);
+
+/// How long the watermark of a forgotten entry stays: longer than any reader may hold an old version.
+const WATERMARK_SECONDS: u64 = 120;
+
+/// Writes unless a newer version, or its watermark, stands there. KEYS: entries; ARGV: ttl, value, ttl, value …
+const PUT_IF_NEWER: &str = r"
+for i, key in ipairs(KEYS) do
+  local value = ARGV[2 * i]
+  local current = redis.pcall('GET', key)
+  if type(current) == 'table' then redis.call('DEL', key); current = false end
+  local stands = current and tonumber(string.match(current, '^(%d+)|')) or -1
+  local comes = tonumber(string.match(value, '^(%d+)|'))
+  local watermark = string.sub(value, -1) == '|'
+  if comes > stands or (comes == stands and (watermark or string.sub(current, -1) ~= '|')) then
+    redis.call('SET', key, value, 'EX', ARGV[2 * i - 1])
+  end
+end
+return #KEYS";
+
+/// A key and the version up to which its value is known to be old.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheEntry {
+    pub key: String,
+    pub version: i64,
+}
+
+/// A value to keep.
+#[derive(Clone, Debug)]
+pub struct CacheValue {
+    pub key: String,
+    pub version: i64,
+    pub payload: String,
+    pub ttl: Duration,
+}
+
+/// Redis was not asked, or did not answer well.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    #[error("redis is left alone for a moment after a failure")]
+    Bypassed,
+    #[error("redis did not answer within {OPERATION_TIMEOUT:?}")]
+    Slow,
+    #[error("redis: {0}")]
+    Redis(#[from] RedisError),
+    #[error("redis pool: {0}")]
+    Pool(String),
+}
+
+/// A pool of Redis connections under one key prefix. Clones share it.
+#[derive(Clone)]
+pub struct Cache {
+    pool: Pool<RedisManager>,
+    put: Arc<Script>,
+    prefix: Arc<str>,
+    started: Instant,
+    /// Milliseconds after `started` until which Redis is not asked.
+    bypass_until: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl Cache {
+    /// A pool that connects on demand, on the current runtime.
+    pub fn new(url: &SecretString, prefix: &str) -> crate::error::Result<Self> {
+        let client = Client::open(url.expose_secret()).map_err(crate::error::Error::internal)?;
+        let manager = RedisManager { client, runtime: Handle::current() };
+        let pool = Pool::builder(manager).max_size(16).build().map_err(crate::error::Error::internal)?;
+        Ok(Self {
+            pool,
+            put: Arc::new(Script::new(PUT_IF_NEWER)),
+            prefix: prefix.into(),
+            started: Instant::now(),
+            bypass_until: Arc::default(),
+        })
+    }
+
+    /// The values of `keys`, in order; `None` where there is none, or one that cannot be read.
+    pub async fn get_many(&self, keys: &[String]) -> Result<Vec<Option<(i64, String)>>, CacheError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = redis::cmd("MGET");
+        for key in keys {
+            command.arg(self.full(key));
+        }
+        let found: Vec<Option<Vec<u8>>> = self.run(async |connection| command.query_async(connection).await).await?;
+        Ok(found.into_iter().map(|value| value.as_deref().and_then(read_value)).collect())
+    }
+
+    /// Keeps the values that are newer than what stands there.
+    pub async fn put_many(&self, values: &[CacheValue]) -> Result<(), CacheError> {
+        let entries = values.iter().map(|value| (&value.key, value.ttl.as_secs(), format!("{}|{}", value.version, value.payload)));
+        self.put(entries.collect()).await
+    }
+
+    /// Drops what is cached up to these versions, and keeps it from coming back.
+    pub async fn forget(&self, entries: &[CacheEntry]) -> Result<(), CacheError> {
+        // Of several changes in one transaction the last counts.
+        let newest: HashMap<&String, i64> = entries.iter().map(|entry| (&entry.key, entry.version)).collect();
+        self.put(newest.into_iter().map(|(key, version)| (key, WATERMARK_SECONDS, format!("{version}|"))).collect()).await
+    }
+
+    async fn put(&self, entries: Vec<(&String, u64, String)>) -> Result<(), CacheError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut call = self.put.prepare_invoke();
+        for (key, ttl_seconds, value) in entries {
+            call.key(self.full(key)).arg(ttl_seconds).arg(value);
+        }
+        self.run(async |connection| call.invoke_async::<i64>(connection).await).await.map(drop)
+    }
+
+    /// Whether Redis answers, however it has behaved before.
+    pub async fn ping(&self) -> Result<(), CacheError> {
+        self.attempt(async |connection| redis::cmd("PING").query_async::<()>(connection).await).await
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}:v1:{key}", self.prefix)
+    }
+
+    async fn run<T>(&self, call: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>) -> Result<T, CacheError> {
+        if (self.started.elapsed().as_millis() as u64) < self.bypass_until.load(Ordering::Relaxed) {
+            return Err(CacheError::Bypassed);
+        }
+        let result = self.attempt(call).await;
+        if let Err(error) = &result {
+            let until = self.started.elapsed() + BYPASS;
+            self.bypass_until.store(until.as_millis() as u64, Ordering::Relaxed);
+            metrics::counter!("cache_failures_total").increment(1);
+            tracing::warn!(%error, "Redis failed; it is bypassed for {BYPASS:?}");
+        }
+        result
+    }
+
+    async fn attempt<T>(&self, call: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>) -> Result<T, CacheError> {
+        let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, self.pool.get())
+            .await
+            .map_err(|_elapsed| CacheError::Slow)?
+            .map_err(|error| CacheError::Pool(error.to_string()))?;
+        let result = match tokio::time::timeout(OPERATION_TIMEOUT, call(&mut connection)).await {
+            Ok(result) => result.map_err(CacheError::Redis),
+            Err(_elapsed) => Err(CacheError::Slow),
+        };
+        if result.is_err() {
+            drop(deadpool::managed::Object::take(connection));
+            // What broke this one broke its neighbours; found one at a time they would cost a bypass each.
+            self.pool.retain(|_, _| false);
+        }
+        result
+    }
+}
+
+fn read_value(bytes: &[u8]) -> Option<(i64, String)> {
+    let (version, payload) = std::str::from_utf8(bytes).ok()?.split_once('|')?;
+    (!payload.is_empty()).then_some(())?;
+    Some((version.parse().ok()?, payload.to_owned()))
+}
+
+/// deadpool-redis' own manager would tie each connection to the actix worker that first asked for it.
+struct RedisManager {
+    client: Client,
+    runtime: Handle,
+}
+
+impl Manager for RedisManager {
+    type Type = MultiplexedConnection;
+    type Error = RedisError;
+
+    async fn create(&self) -> Result<Self::Type, Self::Error> {
+        let client = self.client.clone();
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(Some(OPERATION_TIMEOUT));
+        let connecting = self.runtime.spawn(async move { client.get_multiplexed_async_connection_with_config(&config).await });
+        connecting.await.map_err(|error| RedisError::from(std::io::Error::other(error)))?
+    }
+
+    /// No PING: it would double every look-up, and a broken connection is dropped where it fails.
+    async fn recycle(&self, _connection: &mut Self::Type, _metrics: &Metrics) -> RecycleResult<Self::Error> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watermark_and_garbage_are_misses() {
+        assert_eq!(read_value(b"7|{}"), Some((7, "{}".to_owned())));
+        for miss in [b"7|".as_slice(), b"", b"|x", b"x|y", b"7", b"\xff|x"] {
+            assert_eq!(read_value(miss), None);
+        }
+    }
+}

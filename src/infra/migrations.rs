@@ -1,0 +1,33 @@
+//! The migrations in the binary, applied by one process at a time.
+
+use diesel::connection::SimpleConnection as _;
+use diesel_async::AsyncPgConnection;
+use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+use tokio::runtime::Handle;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
+
+/// Any fixed number does, as long as all processes take the same one; it is held until the session ends.
+const LOCK: &str = "SET statement_timeout = 0; SET lock_timeout = '60s'; SELECT pg_advisory_lock(7523419871); SET lock_timeout = '5s'";
+
+/// Applies what is missing; returns the names of what was applied.
+pub async fn apply(url: &str) -> anyhow::Result<Vec<String>> {
+    let url = url.to_owned();
+    let runtime = Handle::current();
+    let connection = runtime.spawn(async move { super::postgres::connect(&url).await }).await??;
+    // The harness is synchronous and blocks on the connection, which a LocalSet's thread must not do.
+    let applying = tokio::task::spawn_blocking(move || -> anyhow::Result<Vec<String>> {
+        let mut connection = AsyncConnectionWrapper::<AsyncPgConnection>::from(connection);
+        connection.batch_execute(LOCK)?;
+        let applied = connection.run_pending_migrations(MIGRATIONS).map_err(|error| anyhow::anyhow!(error))?;
+        Ok(applied.iter().map(ToString::to_string).collect())
+    });
+    applying.await?
+}
+
+/// The version of the newest migration in this binary.
+pub fn newest() -> String {
+    let migrations = diesel::migration::MigrationSource::<diesel::pg::Pg>::migrations(&MIGRATIONS).unwrap_or_default();
+    migrations.iter().map(|migration| migration.name().version().to_string()).max().unwrap_or_default()
+}

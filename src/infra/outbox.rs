@@ -1,0 +1,171 @@
+//! The outbox table: what must follow a commit is a row of that commit. The relay (`amqp::relay`) sends it.
+
+use chrono::{DateTime, Duration, Utc};
+use diesel::prelude::*;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
+
+use super::cache::CacheEntry;
+use super::schema::outbox;
+
+/// Where a row goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    Amqp,
+    Cache,
+}
+
+impl Lane {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lane::Amqp => "amqp",
+            Lane::Cache => "cache",
+        }
+    }
+}
+
+/// A message to be published once the transaction is committed.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    pub user_id: Option<Uuid>,
+    pub exchange: String,
+    pub routing_key: String,
+    pub message_id: String,
+    /// String values by name; nothing else travels as a header.
+    pub headers: serde_json::Map<String, serde_json::Value>,
+    pub payload: Vec<u8>,
+}
+
+/// A row that waits.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = outbox)]
+pub struct Row {
+    pub id: Uuid,
+    pub exchange: Option<String>,
+    pub routing_key: Option<String>,
+    pub message_id: Option<String>,
+    pub headers: serde_json::Value,
+    pub payload: Vec<u8>,
+    pub attempts: i32,
+    pub created_at: DateTime<Utc>,
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = outbox)]
+struct NewRow<'a> {
+    id: Uuid,
+    lane: &'static str,
+    user_id: Option<Uuid>,
+    exchange: Option<&'a str>,
+    routing_key: Option<&'a str>,
+    message_id: Option<&'a str>,
+    headers: serde_json::Value,
+    payload: &'a [u8],
+    created_at: DateTime<Utc>,
+    next_attempt_at: DateTime<Utc>,
+}
+
+/// Queues messages in the caller's transaction.
+pub async fn insert_messages(conn: &mut AsyncPgConnection, messages: &[NewMessage], now: DateTime<Utc>) -> QueryResult<()> {
+    // PostgreSQL takes 65,535 parameters a statement; a row has ten.
+    for chunk in messages.chunks(1_000) {
+        let rows: Vec<_> = chunk
+            .iter()
+            .map(|message| NewRow {
+                id: Uuid::now_v7(),
+                lane: Lane::Amqp.as_str(),
+                user_id: message.user_id,
+                exchange: Some(&message.exchange),
+                routing_key: Some(&message.routing_key),
+                message_id: Some(&message.message_id),
+                headers: message.headers.clone().into(),
+                payload: &message.payload,
+                created_at: now,
+                next_attempt_at: now,
+            })
+            .collect();
+        diesel::insert_into(outbox::table).values(rows).execute(conn).await?;
+    }
+    Ok(())
+}
+
+/// Queues the forgetting of a cache entry in the caller's transaction.
+pub async fn insert_forgotten(conn: &mut AsyncPgConnection, entry: &CacheEntry, now: DateTime<Utc>) -> QueryResult<()> {
+    let payload = format!("{}|{}", entry.version, entry.key);
+    let row = NewRow {
+        id: Uuid::now_v7(),
+        lane: Lane::Cache.as_str(),
+        user_id: None,
+        exchange: None,
+        routing_key: None,
+        message_id: None,
+        headers: serde_json::Value::Object(serde_json::Map::new()),
+        payload: payload.as_bytes(),
+        created_at: now,
+        next_attempt_at: now,
+    };
+    diesel::insert_into(outbox::table).values(row).execute(conn).await?;
+    Ok(())
+}
+
+/// The cache entry that a row of [`Lane::Cache`] names.
+pub fn forgotten_entry(row: &Row) -> Option<CacheEntry> {
+    let (version, key) = std::str::from_utf8(&row.payload).ok()?.split_once('|')?;
+    Some(CacheEntry { key: key.to_owned(), version: version.parse().ok()? })
+}
+
+/// Due rows, locked until the transaction ends; rows another relay holds are passed over.
+///
+/// Never "id greater than the last seen": transactions commit out of order, and the late one would be lost.
+pub async fn list_due(conn: &mut AsyncPgConnection, lane: Lane, now: DateTime<Utc>, limit: i64) -> QueryResult<Vec<Row>> {
+    outbox::table
+        .filter(outbox::lane.eq(lane.as_str()))
+        .filter(outbox::done_at.is_null())
+        .filter(outbox::failed_at.is_null())
+        .filter(outbox::next_attempt_at.le(now))
+        .order((outbox::next_attempt_at, outbox::id))
+        .limit(limit)
+        .for_update()
+        .skip_locked()
+        .select(Row::as_select())
+        .load(conn)
+        .await
+}
+
+/// The rows are sent.
+pub async fn update_done(conn: &mut AsyncPgConnection, ids: &[Uuid], now: DateTime<Utc>) -> QueryResult<usize> {
+    diesel::update(outbox::table.filter(outbox::id.eq_any(ids)).filter(outbox::done_at.is_null()))
+        .set((outbox::done_at.eq(now), outbox::attempts.eq(outbox::attempts + 1)))
+        .execute(conn)
+        .await
+}
+
+/// The row could not be sent and is tried again later.
+pub async fn update_failed_attempt(
+    conn: &mut AsyncPgConnection,
+    id: Uuid,
+    next_attempt_at: DateTime<Utc>,
+    error: &str,
+) -> QueryResult<usize> {
+    diesel::update(outbox::table.find(id))
+        .set((outbox::attempts.eq(outbox::attempts + 1), outbox::next_attempt_at.eq(next_attempt_at), outbox::last_error.eq(error)))
+        .execute(conn)
+        .await
+}
+
+/// Deletes rows that were sent longer than a day ago, at most `limit`; returns how many.
+pub async fn delete_done(conn: &mut AsyncPgConnection, now: DateTime<Utc>, limit: i64) -> QueryResult<usize> {
+    let old = outbox::table.filter(outbox::done_at.lt(now - Duration::days(1))).select(outbox::id).limit(limit).load::<Uuid>(conn).await?;
+    diesel::delete(outbox::table.filter(outbox::id.eq_any(old))).execute(conn).await
+}
+
+/// How many rows of a lane wait, and since when the oldest does.
+pub async fn count_waiting(conn: &mut AsyncPgConnection, lane: Lane) -> QueryResult<(i64, Option<DateTime<Utc>>)> {
+    outbox::table
+        .filter(outbox::lane.eq(lane.as_str()))
+        .filter(outbox::done_at.is_null())
+        .filter(outbox::failed_at.is_null())
+        .select((diesel::dsl::count_star(), diesel::dsl::min(outbox::created_at)))
+        .first(conn)
+        .await
+}

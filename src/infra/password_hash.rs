@@ -1,0 +1,117 @@
+//! bcrypt, one hash a core at a time, behind a short queue: a login storm cannot take the cores from other requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::Semaphore;
+
+use crate::error::{Error, Result};
+
+/// Waiting beyond this answers "busy" at once.
+const QUEUE: usize = 64;
+
+/// The longest password bcrypt reads whole; longer ones would be cut silently.
+pub const MAX_BYTES: usize = 71;
+
+/// Hashes and verifies passwords. Clones share the queue.
+#[derive(Clone, Debug)]
+pub struct PasswordHasher {
+    cost: u32,
+    permits: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+    /// What an unknown user's password is compared with, so that it takes as long as a known one's.
+    dummy: Arc<str>,
+}
+
+impl PasswordHasher {
+    /// Makes the dummy hash, which takes one hash's time.
+    pub fn new(cost: u32) -> Result<Self> {
+        let dummy = bcrypt::non_truncating_hash("no password hashes to this one", cost).map_err(Error::internal)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self { cost, permits: Arc::new(Semaphore::new(cores)), waiting: Arc::default(), dummy: dummy.into() })
+    }
+
+    pub async fn hash(&self, password: SecretString) -> Result<String> {
+        let cost = self.cost;
+        self.run(move || bcrypt::non_truncating_hash(password.expose_secret(), cost)).await?.map_err(Error::internal)
+    }
+
+    /// Whether the password fits the hash; without a hash `false`, after the same work.
+    pub async fn verify(&self, password: SecretString, hash: Option<String>) -> Result<bool> {
+        let known = hash.is_some();
+        let hash = hash.unwrap_or_else(|| self.dummy.to_string());
+        let verified = self.run(move || {
+            // bcrypt refuses to read a longer one at once; the answer must take as long as any other.
+            let (password, too_long) = match password.expose_secret() {
+                long if long.len() > MAX_BYTES => ("", true),
+                password => (password, false),
+            };
+            bcrypt::non_truncating_verify(password, &hash).map(|fits| fits && !too_long)
+        });
+        Ok(verified.await?.map_err(Error::internal)? && known)
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let place = Place::take(&self.waiting).ok_or_else(|| {
+            metrics::counter!("password_hash_refused_total").increment(1);
+            Error::unavailable("the password hashing queue is full").with_retry_after(Duration::from_secs(1))
+        })?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Error::internal)?;
+        drop(place);
+        let result = tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(permit);
+            result
+        });
+        result.await.map_err(Error::internal)
+    }
+}
+
+/// A place in the queue, given back when dropped, also by a caller that hangs up.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(waiting: &Arc<AtomicUsize>) -> Option<Self> {
+        let took = waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| (waiting < QUEUE).then_some(waiting + 1));
+        took.ok().map(|_| Self(Arc::clone(waiting)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_fits_its_own_hash_only() {
+        let hasher = PasswordHasher::new(4).unwrap();
+        let hash = hasher.hash("TestPass123!".into()).await.unwrap();
+        assert!(hasher.verify("TestPass123!".into(), Some(hash.clone())).await.unwrap());
+        assert!(!hasher.verify("TestPass123".into(), Some(hash.clone())).await.unwrap());
+        assert!(!hasher.verify("x".repeat(72).into(), Some(hash)).await.unwrap());
+        assert!(!hasher.verify("no password hashes to this one".into(), None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_at_once_and_recovers() {
+        let hasher = PasswordHasher::new(4).unwrap();
+        let cores = hasher.permits.available_permits();
+        let held = Arc::clone(&hasher.permits).acquire_many_owned(cores as u32).await.unwrap();
+        let mut waiting: Vec<_> = (0..QUEUE).map(|_| Box::pin(hasher.hash("TestPass123!".into()))).collect();
+        for hash in &mut waiting {
+            assert!(futures_util::poll!(hash).is_pending());
+        }
+        assert_eq!(hasher.hash("TestPass123!".into()).await.unwrap_err().code, crate::error::Code::Unavailable);
+        waiting.truncate(1);
+        drop(held);
+        assert!(waiting.remove(0).await.is_ok());
+        assert!(hasher.hash("TestPass123!".into()).await.is_ok());
+    }
+}

@@ -1,0 +1,104 @@
+// @generated automatically by Diesel CLI.
+
+diesel::table! {
+    credentials (user_id) {
+        user_id -> Uuid,
+        password_hash -> Text,
+        changed_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    outbox (id) {
+        id -> Uuid,
+        lane -> Text,
+        user_id -> Nullable<Uuid>,
+        exchange -> Nullable<Text>,
+        routing_key -> Nullable<Text>,
+        message_id -> Nullable<Text>,
+        headers -> Jsonb,
+        payload -> Bytea,
+        attempts -> Int4,
+        created_at -> Timestamptz,
+        next_attempt_at -> Timestamptz,
+        done_at -> Nullable<Timestamptz>,
+        failed_at -> Nullable<Timestamptz>,
+        last_error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    preferences (user_id, category, channel) {
+        user_id -> Uuid,
+        category -> Text,
+        channel -> Text,
+        enabled -> Bool,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    push_tokens (id) {
+        id -> Uuid,
+        user_id -> Uuid,
+        token -> Text,
+        token_sha256 -> Bytea,
+        platform -> Nullable<Text>,
+        last_seen_at -> Timestamptz,
+        retired_at -> Nullable<Timestamptz>,
+        reason -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    sessions (id) {
+        id -> Uuid,
+        user_id -> Uuid,
+        epoch -> Int4,
+        counter -> Int8,
+        ip -> Nullable<Text>,
+        user_agent -> Nullable<Text>,
+        created_at -> Timestamptz,
+        rotated_at -> Nullable<Timestamptz>,
+        last_used_at -> Timestamptz,
+        expires_at -> Timestamptz,
+        ended_at -> Nullable<Timestamptz>,
+        end_reason -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    throttles (name, key_hmac) {
+        name -> Text,
+        key_hmac -> Bytea,
+        window_start -> Timestamptz,
+        count -> Int8,
+    }
+}
+
+diesel::table! {
+    users (id) {
+        id -> Uuid,
+        email -> Text,
+        email_key -> Text,
+        email_verified_at -> Nullable<Timestamptz>,
+        name -> Text,
+        locale -> Nullable<Text>,
+        time_zone -> Nullable<Text>,
+        is_active -> Bool,
+        is_staff -> Bool,
+        session_epoch -> Int4,
+        version -> Int8,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+        deactivated_at -> Nullable<Timestamptz>,
+        erased_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::joinable!(credentials -> users (user_id));
+diesel::joinable!(preferences -> users (user_id));
+diesel::joinable!(push_tokens -> users (user_id));
+diesel::joinable!(sessions -> users (user_id));
+
+diesel::allow_tables_to_appear_in_same_query!(credentials, outbox, preferences, push_tokens, sessions, throttles, users,);

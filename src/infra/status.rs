@@ -1,0 +1,86 @@
+//! What the background parts last said of themselves; health reads it, nobody waits for it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+/// How a background part is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartState {
+    Starting,
+    Running,
+    /// It failed and will be started again.
+    Restarting,
+    Stopped,
+}
+
+/// Counts of a queue, as the broker last told them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct QueueCounts {
+    pub messages: u32,
+    pub consumers: u32,
+}
+
+/// Shared by everything in the process.
+#[derive(Clone, Debug, Default)]
+pub struct Status(Arc<Mutex<Board>>);
+
+#[derive(Debug, Default)]
+struct Board {
+    parts: BTreeMap<String, (PartState, u32)>,
+    broker_connected: bool,
+    queues: BTreeMap<String, QueueCounts>,
+    stopping: bool,
+}
+
+impl Status {
+    fn with<T>(&self, look: impl FnOnce(&mut Board) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes a part's state; each [`PartState::Restarting`] counts as a restart.
+    pub fn set_part(&self, name: &str, state: PartState) {
+        self.with(|board| {
+            let entry = board.parts.entry(name.to_owned()).or_insert((PartState::Starting, 0));
+            if state == PartState::Restarting {
+                entry.1 += 1;
+                metrics::counter!("part_restarts_total", "part" => name.to_owned()).increment(1);
+            }
+            entry.0 = state;
+        });
+    }
+
+    /// Every part, its state, and how often it was restarted.
+    pub fn parts(&self) -> BTreeMap<String, (PartState, u32)> {
+        self.with(|board| board.parts.clone())
+    }
+
+    /// Whether the consuming connection stands.
+    pub fn set_broker_connected(&self, connected: bool) {
+        self.with(|board| board.broker_connected = connected);
+        metrics::gauge!("broker_connected").set(f64::from(u8::from(connected)));
+    }
+
+    pub fn broker_connected(&self) -> bool {
+        self.with(|board| board.broker_connected)
+    }
+
+    pub fn set_queue(&self, name: &str, counts: QueueCounts) {
+        self.with(|board| board.queues.insert(name.to_owned(), counts));
+    }
+
+    pub fn queues(&self) -> BTreeMap<String, QueueCounts> {
+        self.with(|board| board.queues.clone())
+    }
+
+    /// From now on readiness answers 503, so that load balancers look elsewhere.
+    pub fn set_stopping(&self) {
+        self.with(|board| board.stopping = true);
+    }
+
+    pub fn stopping(&self) -> bool {
+        self.with(|board| board.stopping)
+    }
+}

@@ -1,0 +1,73 @@
+//! How often something may happen, counted in PostgreSQL: an attacker cannot flush it, and a restart keeps it.
+//!
+//! One statement counts and answers, so that any number at once still get exactly the limit.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Text, Timestamptz};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::keys::ServerKeys;
+use super::schema::throttles;
+use crate::config::{Limit, Rate};
+use crate::error::{Code, Error, Result};
+
+#[derive(QueryableByName)]
+struct Window {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+    #[diesel(sql_type = Timestamptz)]
+    window_start: DateTime<Utc>,
+}
+
+/// Counts one event of `name` for `key`; beyond the limit it is [`Code::RateLimited`].
+pub async fn count(conn: &mut AsyncPgConnection, keys: &ServerKeys, name: &str, key: &str, limit: Limit, now: DateTime<Utc>) -> Result<()> {
+    let Some(rate) = limit else { return Ok(()) };
+    let key_hmac = keys.derive("throttle", name.as_bytes()).authenticate(&[key.as_bytes()]);
+    let window = upsert_count(conn, name, &key_hmac, rate, now).await?;
+    if window.count <= i64::from(rate.count) {
+        return Ok(());
+    }
+    metrics::counter!("throttled_total", "limit" => name.to_owned()).increment(1);
+    let ends = window.window_start + rate.window;
+    let wait = (ends - now).to_std().unwrap_or(Duration::ZERO).max(Duration::from_secs(1));
+    Err(Error::new(Code::RateLimited, "Too many attempts; please wait.").with_retry_after(wait))
+}
+
+/// Forgets what was counted, after a success.
+pub async fn delete_count(conn: &mut AsyncPgConnection, keys: &ServerKeys, name: &str, key: &str) -> Result<()> {
+    let key_hmac = keys.derive("throttle", name.as_bytes()).authenticate(&[key.as_bytes()]);
+    diesel::delete(throttles::table.find((name, key_hmac.as_slice()))).execute(conn).await?;
+    Ok(())
+}
+
+async fn upsert_count(conn: &mut AsyncPgConnection, name: &str, key_hmac: &[u8], rate: Rate, now: DateTime<Utc>) -> QueryResult<Window> {
+    let expired = now - TimeDelta::from_std(rate.window).unwrap_or(TimeDelta::MAX);
+    diesel::sql_query(
+        "INSERT INTO throttles AS t (name, key_hmac, window_start, count) VALUES ($1, $2, $3, 1)
+         ON CONFLICT (name, key_hmac) DO UPDATE SET
+           count = CASE WHEN t.window_start <= $4 THEN 1 ELSE t.count + 1 END,
+           window_start = CASE WHEN t.window_start <= $4 THEN excluded.window_start ELSE t.window_start END
+         RETURNING count, window_start",
+    )
+    .bind::<Text, _>(name)
+    .bind::<Binary, _>(key_hmac)
+    .bind::<Timestamptz, _>(now)
+    .bind::<Timestamptz, _>(expired)
+    .get_result(conn)
+    .await
+}
+
+/// Deletes windows that ended longer than a day ago, at most `limit`; returns how many.
+pub async fn delete_old(conn: &mut AsyncPgConnection, now: DateTime<Utc>, limit: i64) -> QueryResult<usize> {
+    diesel::sql_query(
+        "DELETE FROM throttles WHERE (name, key_hmac) IN (SELECT name, key_hmac FROM throttles WHERE window_start < $1 LIMIT $2)",
+    )
+    // The longest window is a day (config), and it may have begun just before the count.
+    .bind::<Timestamptz, _>(now - TimeDelta::days(2))
+    .bind::<BigInt, _>(limit)
+    .execute(conn)
+    .await
+}

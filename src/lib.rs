@@ -1,0 +1,17 @@
+pub mod access;
+pub mod amqp;
+pub mod app;
+pub mod card;
+pub mod cli;
+pub mod config;
+pub mod directory;
+pub mod error;
+pub mod http;
+pub mod infra;
+pub mod passwords;
+pub mod preferences;
+pub mod push;
+pub mod push_tokens;
+pub mod role;
+pub mod sessions;
+pub mod users;

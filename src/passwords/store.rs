@@ -1,0 +1,22 @@
+//! The credentials table.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
+
+use crate::infra::schema::credentials;
+
+pub async fn upsert_hash(conn: &mut AsyncPgConnection, user_id: Uuid, hash: &str, now: DateTime<Utc>) -> QueryResult<usize> {
+    diesel::insert_into(credentials::table)
+        .values((credentials::user_id.eq(user_id), credentials::password_hash.eq(hash), credentials::changed_at.eq(now)))
+        .on_conflict(credentials::user_id)
+        .do_update()
+        .set((credentials::password_hash.eq(hash), credentials::changed_at.eq(now)))
+        .execute(conn)
+        .await
+}
+
+pub async fn find_hash(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<Option<String>> {
+    credentials::table.find(user_id).select(credentials::password_hash).first(conn).await.optional()
+}

@@ -1,0 +1,75 @@
+//! Push tokens: each belongs to one account, and an account has one.
+//!
+//! Storing a token that another account holds moves it: the phone has a new owner, and the old one must not be read on it.
+
+mod store;
+
+use chrono::{DateTime, Utc};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::card;
+use crate::error::Result;
+use crate::infra::db::Tx;
+
+/// A valid token: 1 to 4096 printable ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushToken(String);
+
+impl PushToken {
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if text.is_empty() || text.len() > 4096 || !text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+            return Err("must be 1 to 4096 printable ASCII characters");
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn sha256(&self) -> [u8; 32] {
+        Sha256::digest(self.0.as_bytes()).into()
+    }
+}
+
+/// Makes this the account's token. The caller announces the change of this account's card; the former owner's is
+/// announced here.
+pub async fn set(tx: &mut Tx, user_id: Uuid, token: &PushToken, now: DateTime<Utc>) -> Result<()> {
+    let sha256 = token.sha256();
+    // Two accounts that swap one token at once take turns here, before either touches a row.
+    store::lock_token(tx, &sha256).await?;
+    match store::find_live_owner(tx, &sha256).await? {
+        Some(owner) if owner == user_id => {
+            store::update_seen(tx, &sha256, now).await?;
+            return Ok(());
+        }
+        Some(owner) => {
+            store::update_retired(tx, owner, "moved", now).await?;
+            card::changed(tx, owner, now).await?;
+        }
+        None => {}
+    }
+    store::update_retired(tx, user_id, "replaced", now).await?;
+    store::insert_token(tx, user_id, token.as_str(), &sha256, now).await?;
+    Ok(())
+}
+
+/// Retires the account's token, if it has one. The caller announces the change of the card.
+pub async fn clear(tx: &mut Tx, user_id: Uuid, reason: &str, now: DateTime<Utc>) -> Result<()> {
+    store::update_retired(tx, user_id, reason, now).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_printable_and_bounded() {
+        assert!(PushToken::parse(&"a".repeat(4096)).is_ok());
+        for wrong in ["", "a\nb", "é", "a\0", &"a".repeat(4097)] {
+            assert!(PushToken::parse(wrong).is_err());
+        }
+    }
+}

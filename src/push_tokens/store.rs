@@ -1,0 +1,61 @@
+//! The push_tokens table.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
+
+use crate::infra::schema::push_tokens;
+
+/// Held until the transaction ends.
+pub async fn lock_token(conn: &mut AsyncPgConnection, sha256: &[u8; 32]) -> QueryResult<usize> {
+    let [a, b, c, d, e, f, g, h, ..] = *sha256;
+    diesel::sql_query("SELECT pg_advisory_xact_lock($1)")
+        .bind::<BigInt, _>(i64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        .execute(conn)
+        .await
+}
+
+pub async fn find_live_owner(conn: &mut AsyncPgConnection, sha256: &[u8; 32]) -> QueryResult<Option<Uuid>> {
+    push_tokens::table
+        .filter(push_tokens::token_sha256.eq(sha256.as_slice()))
+        .filter(push_tokens::retired_at.is_null())
+        .select(push_tokens::user_id)
+        .first(conn)
+        .await
+        .optional()
+}
+
+pub async fn update_seen(conn: &mut AsyncPgConnection, sha256: &[u8; 32], now: DateTime<Utc>) -> QueryResult<usize> {
+    diesel::update(push_tokens::table.filter(push_tokens::token_sha256.eq(sha256.as_slice())).filter(push_tokens::retired_at.is_null()))
+        .set(push_tokens::last_seen_at.eq(now))
+        .execute(conn)
+        .await
+}
+
+pub async fn update_retired(conn: &mut AsyncPgConnection, user_id: Uuid, reason: &str, now: DateTime<Utc>) -> QueryResult<usize> {
+    diesel::update(push_tokens::table.filter(push_tokens::user_id.eq(user_id)).filter(push_tokens::retired_at.is_null()))
+        .set((push_tokens::retired_at.eq(now), push_tokens::reason.eq(reason)))
+        .execute(conn)
+        .await
+}
+
+pub async fn insert_token(
+    conn: &mut AsyncPgConnection,
+    user_id: Uuid,
+    token: &str,
+    sha256: &[u8; 32],
+    now: DateTime<Utc>,
+) -> QueryResult<usize> {
+    diesel::insert_into(push_tokens::table)
+        .values((
+            push_tokens::id.eq(Uuid::now_v7()),
+            push_tokens::user_id.eq(user_id),
+            push_tokens::token.eq(token),
+            push_tokens::token_sha256.eq(sha256.as_slice()),
+            push_tokens::last_seen_at.eq(now),
+        ))
+        .execute(conn)
+        .await
+}

@@ -1,0 +1,132 @@
+//! Sessions: sign in, and the pair of tokens that a session is held by.
+
+pub mod http;
+pub mod refresh_token;
+mod store;
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel_async::AsyncPgConnection;
+use futures_util::FutureExt as _;
+use uuid::Uuid;
+
+use crate::access;
+use crate::app::App;
+use crate::card::email_address::EmailAddress;
+use crate::card::{self, Card};
+use crate::config::Identity;
+use crate::error::{Code, Error, Result};
+use crate::infra::db::Tx;
+use crate::infra::throttle;
+use crate::passwords::{self, Password};
+use refresh_token::RefreshToken;
+
+/// Beyond this the session that was used longest ago ends.
+const MAX_PER_USER: i64 = 20;
+
+/// Where a session is used from.
+#[derive(Clone, Debug, Default)]
+pub struct Device {
+    pub ip: Option<std::net::IpAddr>,
+    pub user_agent: Option<String>,
+}
+
+/// How long a session lasts.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetime {
+    /// Without use.
+    pub idle: Duration,
+    /// Whatever happens.
+    pub absolute: Duration,
+}
+
+impl From<&Identity> for Lifetime {
+    fn from(identity: &Identity) -> Self {
+        Self { idle: identity.refresh_token_idle, absolute: identity.refresh_token_absolute }
+    }
+}
+
+/// A session just opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    pub session_id: Uuid,
+    pub user_id: Uuid,
+}
+
+/// What a client holds.
+#[derive(Debug)]
+pub struct Tokens {
+    pub access_token: String,
+    pub refresh_token: String,
+    pub expires_in_seconds: u64,
+}
+
+/// Signs in. Wrong, unknown and inactive are one answer, after the same work.
+pub async fn sign_in(app: &App, email: &str, password: Password, device: Device, bucket: String) -> Result<(Card, Tokens)> {
+    let now = app.clock.now();
+    let refused = || Error::new(Code::InvalidCredentials, "Address or password are wrong, or the account is not active.");
+    // What is no address has no account; it is counted and answered like any unknown one.
+    let email_key = EmailAddress::parse(email).map(|address| address.key()).unwrap_or_default();
+    let found = count_and_find(app, email_key.clone(), bucket.clone(), now).await?;
+    let (card, hash) = found.map_or((None, None), |(card, hash)| (Some(card), hash));
+    let fits = app.hasher.verify(password.into_secret(), hash).await?;
+    let card = card.filter(|card| fits && card.is_active).ok_or_else(refused)?;
+    let (user_id, epoch, lifetime, keys) = (card.user_id, card.session_epoch, Lifetime::from(&app.config.identity), app.keys.clone());
+    let opened = app.db.write(move |tx| {
+        async move {
+            throttle::delete_count(tx, &keys, "LOGIN_ACCOUNT", &account_key(&email_key, &bucket)).await?;
+            // Under the epoch that the password was read in: a change in between leaves this session dead.
+            open(tx, user_id, epoch, device, lifetime, now).await
+        }
+        .boxed()
+    });
+    let opened = opened.await?;
+    Ok((card, issue_tokens(app, opened, now)?))
+}
+
+/// Counts the attempt before anything is hashed, and reads the account.
+async fn count_and_find(app: &App, email_key: String, bucket: String, now: DateTime<Utc>) -> Result<Option<(Card, Option<String>)>> {
+    let (keys, limits) = (app.keys.clone(), app.config.limits.clone());
+    let reading = app.db.read(move |conn| {
+        async move {
+            throttle::count(conn, &keys, "LOGIN_IP", &bucket, limits.login_ip, now).await?;
+            throttle::count(conn, &keys, "LOGIN_ACCOUNT", &account_key(&email_key, &bucket), limits.login_account, now).await?;
+            let Some(card) = card::find_by_email_key(conn, &email_key).await? else { return Ok(None) };
+            let hash = passwords::find_hash(conn, card.user_id).await?;
+            Ok(Some((card, hash)))
+        }
+        .boxed()
+    });
+    reading.await
+}
+
+/// An account is limited per address it is tried from, so that nobody can lock its owner out from elsewhere.
+fn account_key(email_key: &str, bucket: &str) -> String {
+    format!("{bucket} {email_key}")
+}
+
+/// Opens a session in the caller's transaction.
+pub async fn open(tx: &mut Tx, user_id: Uuid, epoch: i32, device: Device, lifetime: Lifetime, now: DateTime<Utc>) -> Result<Opened> {
+    let session_id = Uuid::now_v7();
+    let expires_at = now + TimeDelta::from_std(lifetime.idle.min(lifetime.absolute)).map_err(Error::internal)?;
+    store::insert_session(tx, session_id, user_id, epoch, &device, now, expires_at).await?;
+    for ended in store::update_ended_beyond(tx, user_id, MAX_PER_USER, "too_many", now).await? {
+        access::forget_session(tx, ended, now).await?;
+    }
+    Ok(Opened { session_id, user_id })
+}
+
+/// The tokens of a session that was just opened and committed.
+pub fn issue_tokens(app: &App, opened: Opened, now: DateTime<Utc>) -> Result<Tokens> {
+    Ok(Tokens {
+        access_token: app.access_tokens.issue(opened.user_id, opened.session_id, now)?,
+        refresh_token: RefreshToken { session_id: opened.session_id, counter: 0 }.seal(&app.keys),
+        expires_in_seconds: app.access_tokens.ttl().as_secs(),
+    })
+}
+
+/// Deletes sessions that expired or ended longer than 30 days ago, at most `limit`; returns how many.
+pub async fn delete_old(conn: &mut AsyncPgConnection, now: DateTime<Utc>, limit: i64) -> Result<usize> {
+    Ok(store::delete_old(conn, now - TimeDelta::days(30), limit).await?)
+}

@@ -1,0 +1,59 @@
+//! The profile: what a user may change of it, and how an account ends.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::store;
+use crate::access;
+use crate::card::{self, Card};
+use crate::error::{Code, Error, Result};
+use crate::infra::db::Tx;
+use crate::push_tokens::{self, PushToken};
+
+/// What to change; `None` leaves it as it is.
+#[derive(Debug, Default)]
+pub struct ProfileChange {
+    pub name: Option<String>,
+    /// `Some(None)` clears it.
+    pub push_token: Option<Option<PushToken>>,
+}
+
+/// Applies the change if `unchanged` accepts the profile as it is; returns the profile afterwards.
+pub async fn change_profile(
+    tx: &mut Tx,
+    user_id: Uuid,
+    change: ProfileChange,
+    unchanged: impl FnOnce(&Card) -> Result<()>,
+    now: DateTime<Utc>,
+) -> Result<Card> {
+    // Locked first, so that two changes at once follow each other and neither is lost.
+    let before = find_locked(tx, user_id).await?;
+    unchanged(&before)?;
+    if change.name.is_none() && change.push_token.is_none() {
+        return Ok(before);
+    }
+    if let Some(name) = &change.name {
+        store::update_name(tx, user_id, name).await?;
+    }
+    match &change.push_token {
+        Some(Some(token)) => push_tokens::set(tx, user_id, token, now).await?,
+        Some(None) => push_tokens::clear(tx, user_id, "cleared", now).await?,
+        None => {}
+    }
+    card::changed(tx, user_id, now).await
+}
+
+/// Ends the account softly: sessions end, the push token is retired, the row stays.
+pub async fn deactivate(tx: &mut Tx, user_id: Uuid, now: DateTime<Utc>) -> Result<()> {
+    find_locked(tx, user_id).await?;
+    store::update_deactivated(tx, user_id, now).await?;
+    push_tokens::clear(tx, user_id, "deactivated", now).await?;
+    access::end_sessions(tx, user_id, "deactivated", now).await
+}
+
+async fn find_locked(tx: &mut Tx, user_id: Uuid) -> Result<Card> {
+    if !store::lock_active_user(tx, user_id).await? {
+        return Err(Error::new(Code::Unauthenticated, "The account is not active."));
+    }
+    card::find(tx, user_id).await?.ok_or_else(|| Error::internal("a locked user vanished"))
+}

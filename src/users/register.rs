@@ -1,0 +1,40 @@
+//! Registration: the account, its credentials, preferences, push token and first session in one transaction.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::store;
+use crate::card::email_address::EmailAddress;
+use crate::card::{self, Card, Preferences};
+use crate::error::{Error, Result};
+use crate::infra::db::Tx;
+use crate::push_tokens::PushToken;
+use crate::sessions::{self, Device, Opened};
+use crate::{passwords, preferences, push_tokens};
+
+/// A registration that was checked, its password hashed.
+#[derive(Debug)]
+pub struct Registration {
+    pub name: String,
+    pub email: EmailAddress,
+    pub password_hash: String,
+    pub push_token: Option<PushToken>,
+    pub preferences: Preferences,
+    pub device: Device,
+}
+
+/// Creates the account and signs it in.
+pub async fn register(tx: &mut Tx, registration: Registration, lifetime: sessions::Lifetime, now: DateTime<Utc>) -> Result<(Card, Opened)> {
+    let user_id = Uuid::now_v7();
+    if !store::insert_user(tx, user_id, &registration.email, &registration.name, now).await? {
+        return Err(Error::field("email", "is already registered"));
+    }
+    passwords::store_hash(tx, user_id, &registration.password_hash, now).await?;
+    preferences::store_all(tx, user_id, registration.preferences, now).await?;
+    if let Some(token) = &registration.push_token {
+        push_tokens::set(tx, user_id, token, now).await?;
+    }
+    let opened = sessions::open(tx, user_id, 0, registration.device, lifetime, now).await?;
+    let card = card::find(tx, user_id).await?.ok_or_else(|| Error::internal("a user vanished inside a transaction"))?;
+    Ok((card, opened))
+}
