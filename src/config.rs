@@ -161,7 +161,6 @@ pub struct Limits {
     pub register_ip: Limit,
     pub login_ip: Limit,
     pub login_account: Limit,
-    pub default_user: Limit,
 }
 
 #[derive(Clone, Debug)]
@@ -231,7 +230,6 @@ impl Config {
                 register_ip: env.limit("LIMIT_REGISTER_IP", 20, 60),
                 login_ip: env.limit("LIMIT_LOGIN_IP", 10, 60),
                 login_account: env.limit("LIMIT_LOGIN_ACCOUNT", 5, 300),
-                default_user: env.limit("LIMIT_DEFAULT_USER", 300, 60),
             },
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(30), 1..=600),
             log: Log {

@@ -6,6 +6,7 @@ CREATE TABLE outbox (
     exchange text,
     routing_key text,
     message_id text,
+    correlation_id text,
     headers jsonb NOT NULL DEFAULT '{}',
     payload bytea NOT NULL,
     attempts integer NOT NULL DEFAULT 0,

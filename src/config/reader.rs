@@ -21,6 +21,13 @@ pub struct Problem {
 #[derive(Debug, thiserror::Error)]
 pub struct Problems(Vec<Problem>);
 
+impl Problems {
+    /// Whether one of them is this variable's.
+    pub fn concern(&self, variable: &str) -> bool {
+        self.0.iter().any(|problem| problem.variable == variable)
+    }
+}
+
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "the configuration has {} problem{}:", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;

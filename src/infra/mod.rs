@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod broker;
 pub mod cache;
 pub mod clock;
+pub mod correlation;
 pub mod db;
 pub mod keys;
 pub mod migrations;

@@ -31,6 +31,7 @@ pub struct NewMessage {
     pub exchange: String,
     pub routing_key: String,
     pub message_id: String,
+    pub correlation_id: String,
     /// String values by name; nothing else travels as a header.
     pub headers: serde_json::Map<String, serde_json::Value>,
     pub payload: Vec<u8>,
@@ -44,6 +45,7 @@ pub struct Row {
     pub exchange: Option<String>,
     pub routing_key: Option<String>,
     pub message_id: Option<String>,
+    pub correlation_id: Option<String>,
     pub headers: serde_json::Value,
     pub payload: Vec<u8>,
     pub attempts: i32,
@@ -59,6 +61,7 @@ struct NewRow<'a> {
     exchange: Option<&'a str>,
     routing_key: Option<&'a str>,
     message_id: Option<&'a str>,
+    correlation_id: Option<&'a str>,
     headers: serde_json::Value,
     payload: &'a [u8],
     created_at: DateTime<Utc>,
@@ -67,7 +70,7 @@ struct NewRow<'a> {
 
 /// Queues messages in the caller's transaction.
 pub async fn insert_messages(conn: &mut AsyncPgConnection, messages: &[NewMessage], now: DateTime<Utc>) -> QueryResult<()> {
-    // PostgreSQL takes 65,535 parameters a statement; a row has ten.
+    // PostgreSQL takes 65,535 parameters a statement; a row has eleven.
     for chunk in messages.chunks(1_000) {
         let rows: Vec<_> = chunk
             .iter()
@@ -78,6 +81,7 @@ pub async fn insert_messages(conn: &mut AsyncPgConnection, messages: &[NewMessag
                 exchange: Some(&message.exchange),
                 routing_key: Some(&message.routing_key),
                 message_id: Some(&message.message_id),
+                correlation_id: Some(&message.correlation_id),
                 headers: message.headers.clone().into(),
                 payload: &message.payload,
                 created_at: now,
@@ -99,6 +103,7 @@ pub async fn insert_forgotten(conn: &mut AsyncPgConnection, entry: &CacheEntry, 
         exchange: None,
         routing_key: None,
         message_id: None,
+        correlation_id: None,
         headers: serde_json::Value::Object(serde_json::Map::new()),
         payload: payload.as_bytes(),
         created_at: now,

@@ -16,6 +16,7 @@ diesel::table! {
         exchange -> Nullable<Text>,
         routing_key -> Nullable<Text>,
         message_id -> Nullable<Text>,
+        correlation_id -> Nullable<Text>,
         headers -> Jsonb,
         payload -> Bytea,
         attempts -> Int4,

@@ -1,1 +1,56 @@
+//! Floor 5: which parts this process runs.
 
+pub mod api;
+pub mod supervisor;
+mod worker;
+
+use std::net::TcpListener;
+
+use secrecy::ExposeSecret as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::config::Role;
+use crate::error::{Error, Result};
+use crate::infra::backoff::Delays;
+use crate::infra::migrations;
+use supervisor::Supervisor;
+
+/// Runs the chosen parts until `stop`, then drains them within the grace period.
+///
+/// `Err` means that something did not end well; the process then exits with 1.
+pub async fn run(app: App, role: Role, listener: TcpListener, stop: CancellationToken) -> Result<()> {
+    let mut supervisor = Supervisor::new(app.status.clone(), stop.clone(), app.config.shutdown_grace);
+    {
+        let (app, stop) = (app.clone(), stop.clone());
+        supervisor.once("migrations", async move { migrate(&app, &stop).await });
+    }
+    let publisher = if role.has_worker() { worker::start(&app, &mut supervisor)? } else { None };
+    let server = api::server(app.clone(), role, listener)?;
+    let ended = supervisor.run(server).await;
+    if let Some(publisher) = publisher {
+        publisher.close().await;
+    }
+    app.close().await;
+    ended
+}
+
+/// Waits for the database as long as it takes: readiness says 503 meanwhile, and nothing crash-loops.
+async fn migrate(app: &App, stop: &CancellationToken) -> Result<()> {
+    let mut delays = Delays::default();
+    loop {
+        match migrations::apply(app.config.database.url.expose_secret()).await {
+            Ok(applied) => {
+                for name in applied {
+                    tracing::info!(migration = name, "applied");
+                }
+                return Ok(());
+            }
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "the database cannot be migrated yet"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(delays.next_delay()) => {}
+            () = stop.cancelled() => return Err(Error::unavailable("stopped before the database answered")),
+        }
+    }
+}

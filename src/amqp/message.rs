@@ -1,0 +1,89 @@
+//! Messages as they come in and go out, without lapin's types.
+
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use serde_json::{Map, Value};
+
+use crate::infra::correlation;
+
+/// A message as it was consumed. Headers stay behind: none of them is believed, and none is passed on.
+#[derive(Clone, Debug, Default)]
+pub struct Incoming {
+    pub body: Vec<u8>,
+    pub message_id: Option<String>,
+    /// Always fit for a log line and a property; made up where the sender's is not.
+    pub correlation_id: String,
+    pub content_type: Option<String>,
+    pub content_encoding: Option<String>,
+    /// The `type` property.
+    pub kind: Option<String>,
+    pub redelivered: bool,
+}
+
+impl From<&mut Delivery> for Incoming {
+    /// Takes the body out of the delivery.
+    fn from(delivery: &mut Delivery) -> Self {
+        let properties = &delivery.properties;
+        let text = |value: &Option<ShortString>| value.as_ref().map(|value| value.as_str().to_owned());
+        Self {
+            body: std::mem::take(&mut delivery.data),
+            message_id: text(properties.message_id()),
+            correlation_id: correlation::accept(properties.correlation_id().as_ref().map(ShortString::as_str)),
+            content_type: text(properties.content_type()),
+            content_encoding: text(properties.content_encoding()),
+            kind: text(properties.kind()),
+            redelivered: delivery.redelivered,
+        }
+    }
+}
+
+/// A message to be published.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    pub exchange: String,
+    pub routing_key: String,
+    /// Whether a message that no queue takes is a failure.
+    pub mandatory: bool,
+    pub message_id: String,
+    pub correlation_id: Option<String>,
+    pub priority: Option<u8>,
+    /// The `type` property.
+    pub kind: Option<&'static str>,
+    /// Strings by name, only those that we made.
+    pub headers: Map<String, Value>,
+    pub timestamp_seconds: u64,
+    pub body: Vec<u8>,
+}
+
+impl Outgoing {
+    pub(super) fn properties(&self) -> BasicProperties {
+        let mut properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_content_type("application/json".into())
+            .with_app_id("user-service".into())
+            .with_timestamp(self.timestamp_seconds);
+        if let Ok(id) = ShortString::try_new(self.message_id.as_str()) {
+            properties = properties.with_message_id(id);
+        }
+        if let Some(Ok(id)) = self.correlation_id.as_deref().map(ShortString::try_new) {
+            properties = properties.with_correlation_id(id);
+        }
+        if let Some(priority) = self.priority {
+            properties = properties.with_priority(priority);
+        }
+        if let Some(kind) = self.kind {
+            properties = properties.with_type(kind.into());
+        }
+        if !self.headers.is_empty() {
+            let mut table = FieldTable::default();
+            for (name, value) in &self.headers {
+                if let (Ok(name), Some(text)) = (ShortString::try_new(name.as_str()), value.as_str()) {
+                    table.insert(name, AMQPValue::LongString(LongString::from(text)));
+                }
+            }
+            properties = properties.with_headers(table);
+        }
+        properties
+    }
+}

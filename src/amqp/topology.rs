@@ -1,0 +1,145 @@
+//! Exchanges, queues and bindings: what exists is accepted as it is, what is missing is declared or waited for.
+//!
+//! Siblings may have declared `push.queue` with arguments of their own; declaring it with ours would be refused (406) or
+//! would refuse them. So every name is looked up passively first.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
+
+use crate::config::{Broker, Declare, QueueType};
+use crate::error::{Error, Result};
+use crate::infra::broker::step;
+use crate::infra::status::{QueueCounts, Status};
+
+/// Beyond this a quorum queue drops what is redelivered; without broker-side dead-lettering it must be out of reach
+/// (RabbitMQ 4 would take 20).
+const DELIVERY_LIMIT: i64 = 1_000_000;
+
+/// Makes sure that everything exists, and notes the counts of the request and delivery queues.
+pub async fn ensure(connection: &Connection, broker: &Broker, status: &Status) -> Result<()> {
+    for (exchange, kind) in [
+        (&broker.exchange, ExchangeKind::Direct),
+        (&broker.dlx_exchange, ExchangeKind::Direct),
+        (&broker.events_exchange, ExchangeKind::Topic),
+    ] {
+        ensure_exchange(connection, broker, exchange, kind).await?;
+    }
+    for (queue, exchange, key, ours) in [
+        (&broker.push_queue, &broker.exchange, &broker.push_key, true),
+        (&broker.deliver_queue, &broker.exchange, &broker.deliver_key, true),
+        (&broker.email_queue, &broker.exchange, &broker.email_key, false),
+        (&broker.failed_queue, &broker.dlx_exchange, &broker.failed_key, false),
+    ] {
+        let counts = ensure_queue(connection, broker, queue, ours).await?;
+        if ours {
+            tracing::info!(queue, messages = counts.messages, consumers = counts.consumers, "queue is there");
+            status.set_queue(queue, counts);
+        }
+        if broker.declare == Declare::Create {
+            let channel = step(connection.create_channel()).await?;
+            let bound = channel.queue_bind(
+                queue.as_str().into(),
+                exchange.as_str().into(),
+                key.as_str().into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            step(bound).await?;
+            let _ = channel.close(200, "bound".into()).await;
+        }
+    }
+    Ok(())
+}
+
+/// Counts of a queue that exists.
+pub async fn count(channel: &Channel, queue: &str) -> Result<QueueCounts> {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let found = step(channel.queue_declare(queue.into(), options, FieldTable::default())).await?;
+    Ok(QueueCounts { messages: found.message_count(), consumers: found.consumer_count() })
+}
+
+async fn ensure_exchange(connection: &Connection, broker: &Broker, name: &str, kind: ExchangeKind) -> Result<()> {
+    let declare = async |options| {
+        let channel = step(connection.create_channel()).await?;
+        let declared = channel.exchange_declare(name.into(), kind.clone(), options, FieldTable::default()).await;
+        Ok::<_, Error>(close_after(channel, declared).await)
+    };
+    let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+    match declare(passive).await? {
+        Ok(()) => Ok(()),
+        Err(error) if is_missing(&error) => {
+            refuse_in_wait(broker, name)?;
+            tracing::info!(exchange = name, "declaring a missing exchange");
+            match declare(ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() }).await? {
+                Err(error) if !is_different(&error) => Err(Error::unavailable(error)),
+                _ => Ok(()),
+            }
+        }
+        Err(error) => Err(Error::unavailable(error)),
+    }
+}
+
+async fn ensure_queue(connection: &Connection, broker: &Broker, name: &str, ours: bool) -> Result<QueueCounts> {
+    let declare = async |options, arguments| {
+        let channel = step(connection.create_channel()).await?;
+        let declared = channel.queue_declare(name.into(), options, arguments).await;
+        let counts = declared.map(|queue| QueueCounts { messages: queue.message_count(), consumers: queue.consumer_count() });
+        Ok::<_, Error>(close_after(channel, counts).await)
+    };
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    match declare(passive, FieldTable::default()).await? {
+        Ok(counts) => Ok(counts),
+        Err(error) if is_missing(&error) => {
+            refuse_in_wait(broker, name)?;
+            tracing::info!(queue = name, "declaring a missing queue");
+            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            match declare(durable, arguments(broker, ours)).await? {
+                Ok(counts) => Ok(counts),
+                // Somebody else declared it in between: it exists now, as it is.
+                Err(error) if is_different(&error) => declare(passive, FieldTable::default()).await?.map_err(Error::unavailable),
+                Err(error) => Err(Error::unavailable(error)),
+            }
+        }
+        Err(error) => Err(Error::unavailable(error)),
+    }
+}
+
+fn arguments(broker: &Broker, ours: bool) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    if ours && broker.queue_type == QueueType::Quorum {
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
+    }
+    arguments
+}
+
+fn refuse_in_wait(broker: &Broker, name: &str) -> Result<()> {
+    match broker.declare {
+        Declare::Create => Ok(()),
+        Declare::Wait => Err(Error::unavailable(format!("waiting for '{name}' to be declared (RABBITMQ_DECLARE=wait)"))),
+    }
+}
+
+/// A refused declaration has closed its channel already.
+async fn close_after<T>(channel: Channel, declared: lapin::Result<T>) -> lapin::Result<T> {
+    if declared.is_ok() {
+        let _ = channel.close(200, "declared".into()).await;
+    }
+    declared
+}
+
+fn is_missing(error: &lapin::Error) -> bool {
+    protocol_code(error) == Some(404)
+}
+
+fn is_different(error: &lapin::Error) -> bool {
+    protocol_code(error) == Some(406)
+}
+
+fn protocol_code(error: &lapin::Error) -> Option<u16> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => Some(error.get_id()),
+        _ => None,
+    }
+}

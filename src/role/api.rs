@@ -1,0 +1,127 @@
+//! All routes in one list, what surrounds them, and the server.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use actix_cors::Cors;
+use actix_web::body::MessageBody;
+use actix_web::dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::middleware::{NormalizePath, TrailingSlash, from_fn};
+use actix_web::web::{Data, ServiceConfig};
+use actix_web::{App as ActixApp, HttpServer};
+use apistos::app::{BuildConfig, OpenApiWrapper as _};
+use apistos::web::{delete, get, patch, post, put, resource, scope};
+
+use crate::app::App;
+use crate::config::Role;
+use crate::error::{Code, Error, Result};
+use crate::http::middleware::every_request;
+use crate::http::{docs, health};
+use crate::{directory, preferences, sessions, users};
+
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// actix counts whole seconds; requests accepted before the stop have this long to finish.
+const DRAIN_SECONDS: u64 = 20;
+
+/// Binds the routes of a role to a socket that listens already.
+pub fn server(app: App, role: Role, listener: TcpListener) -> Result<Server> {
+    let workers = app.config.http.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    // Installed before the first request counts anything.
+    crate::infra::telemetry::metrics();
+    let server = HttpServer::new(move || routes(Some(app.clone()), role))
+        .workers(workers)
+        .client_request_timeout(HEADER_TIMEOUT)
+        .keep_alive(KEEP_ALIVE)
+        .shutdown_timeout(DRAIN_SECONDS)
+        .disable_signals()
+        .listen(listener)
+        .map_err(Error::internal)?;
+    Ok(server.run())
+}
+
+/// The document as it is served, for the command line.
+pub async fn openapi() -> Result<serde_json::Value> {
+    let app = actix_web::test::init_service(routes(None, Role::Both)).await;
+    let request = actix_web::test::TestRequest::get().uri(docs::OPENAPI_PATH).to_request();
+    Ok(actix_web::test::call_and_read_body_json(&app, request).await)
+}
+
+/// Without an [`App`] only the document can be asked for.
+fn routes(
+    app: Option<App>,
+    role: Role,
+) -> ActixApp<
+    impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<impl MessageBody>, Error = actix_web::Error, InitError = ()>,
+> {
+    let with_docs = role.has_api() && app.as_ref().is_none_or(|app| app.config.http.docs);
+    let cors = cors(app.as_ref().map(|app| app.config.http.cors_allowed_origins.clone()).unwrap_or_default());
+    let state = move |config: &mut ServiceConfig| {
+        if let Some(app) = app {
+            config.app_data(Data::new(app));
+        }
+        config.app_data(Data::new(role));
+    };
+    let build = if with_docs { BuildConfig::default() } else { BuildConfig::default().disable_openapi_route() };
+    ActixApp::new()
+        .document(docs::spec())
+        .wrap(cors)
+        .wrap(from_fn(every_request))
+        // Each path is served with and without its slash, never by redirect: here it loses it before it is routed.
+        .wrap(NormalizePath::new(TrailingSlash::Trim))
+        .configure(move |config| {
+            if role.has_api() {
+                config.service(api_v1());
+            }
+            config.service(resource("/health").route(get().to(health::get_health)));
+        })
+        .build_with(docs::OPENAPI_PATH, build)
+        .configure(state)
+        .configure(move |config| {
+            config.route("/health/live", actix_web::web::get().to(health::get_liveness));
+            config.route("/health/ready", actix_web::web::get().to(health::get_readiness));
+            config.route("/metrics", actix_web::web::get().to(health::get_metrics));
+            if with_docs {
+                docs::configure(config);
+            }
+        })
+        .default_service(actix_web::web::to(|| async { Err::<String, _>(Error::new(Code::NotFound, "There is nothing at this path.")) }))
+}
+
+/// One resource a path, fixed segments before parameters: actix takes the first that fits.
+fn api_v1() -> apistos::web::Scope {
+    scope("/api/v1")
+        .service(resource("/users").route(post().to(users::http::register_user)))
+        .service(
+            resource("/users/profile")
+                .route(get().to(users::http::get_profile))
+                .route(patch().to(users::http::update_profile))
+                .route(put().to(users::http::replace_profile))
+                .route(delete().to(users::http::deactivate_user)),
+        )
+        .service(
+            resource("/users/preferences")
+                .route(get().to(preferences::http::get_preferences))
+                .route(patch().to(preferences::http::update_preferences)),
+        )
+        .service(resource("/users/{id}").route(get().to(directory::http::get_user)))
+        .service(resource("/users/{id}/preferences").route(get().to(directory::http::get_user_preferences)))
+        .service(resource("/users/{id}/contact").route(get().to(directory::http::get_user_contact)))
+        .service(resource("/users/{id}/push-token").route(get().to(directory::http::get_user_push_token)))
+        .service(resource("/auth/login").route(post().to(sessions::http::login)))
+        .service(resource("/auth/validate").route(get().to(directory::http::validate_token)))
+        .service(resource("/health").route(get().to(health::get_health)))
+}
+
+/// Exact origins only; an origin that is not listed gets no header at all.
+fn cors(origins: Vec<String>) -> Cors {
+    let cors = origins.iter().fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
+    cors.allowed_methods(["GET", "POST", "PUT", "PATCH", "DELETE"])
+        .allowed_headers(["authorization", "content-type", "x-correlation-id", "x-request-id", "idempotency-key"])
+        .expose_headers(["x-correlation-id", "retry-after"])
+        .supports_credentials()
+        .max_age(3600)
+        // A foreign origin is the browser's to refuse; a server-side caller that sends one is served.
+        .block_on_origin_mismatch(false)
+}

@@ -1,0 +1,133 @@
+//! Keeps the parts of the process running, and ends them in order.
+//!
+//! A background part that fails or panics is started again with exponential backoff. The server's end ends the process.
+//! The first signal stops and drains; a second one, or the end of the grace period, aborts.
+
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use actix_web::dev::Server;
+use futures_util::FutureExt as _;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::infra::backoff::Delays;
+use crate::infra::status::{PartState, Status};
+
+/// A part that ran this long had recovered: its next failure starts with a short delay.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+
+/// The named parts of one process.
+#[derive(Debug)]
+pub struct Supervisor {
+    status: Status,
+    stop: CancellationToken,
+    grace: Duration,
+    parts: JoinSet<()>,
+}
+
+impl Supervisor {
+    pub fn new(status: Status, stop: CancellationToken, grace: Duration) -> Self {
+        Self { status, stop, grace, parts: JoinSet::new() }
+    }
+
+    /// A part that is done when it ends.
+    pub fn once(&mut self, name: &'static str, part: impl Future<Output = Result<()>> + Send + 'static) {
+        let status = self.status.clone();
+        status.set_part(name, PartState::Running);
+        self.parts.spawn(async move {
+            let ended = AssertUnwindSafe(part).catch_unwind().await.unwrap_or_else(|_panic| Err(Error::internal("panicked")));
+            if let Err(error) = ended {
+                tracing::error!(part = name, error = error.chain(), "the part failed");
+            }
+            status.set_part(name, PartState::Stopped);
+        });
+    }
+
+    /// A part that is started again whenever it ends before the process does. It gets the stop token each time.
+    pub fn keep<F>(&mut self, name: &'static str, start: impl Fn(CancellationToken) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<()>> + Send,
+    {
+        let (status, stop) = (self.status.clone(), self.stop.clone());
+        self.parts.spawn(async move {
+            let mut delays = Delays::default();
+            loop {
+                status.set_part(name, PartState::Running);
+                let started = Instant::now();
+                // The part is made inside, so that a panic in making it is caught as well.
+                let ended = AssertUnwindSafe(async { start(stop.clone()).await }).catch_unwind().await;
+                if stop.is_cancelled() {
+                    break status.set_part(name, PartState::Stopped);
+                }
+                if started.elapsed() >= HEALTHY_AFTER {
+                    delays.reset();
+                }
+                let delay = delays.next_delay();
+                let error = match ended {
+                    Ok(Ok(())) => "it ended by itself".to_owned(),
+                    Ok(Err(error)) => error.chain(),
+                    Err(_panic) => "it panicked".to_owned(),
+                };
+                tracing::warn!(part = name, error, delay_ms = delay.as_millis() as u64, "the part ended and will be started again");
+                status.set_part(name, PartState::Restarting);
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    () = stop.cancelled() => break status.set_part(name, PartState::Stopped),
+                }
+            }
+        });
+    }
+
+    /// Serves until told to stop, then waits for every part; an error means that something did not end well.
+    pub async fn run(mut self, server: Server) -> Result<()> {
+        let handle = server.handle();
+        let mut server = std::pin::pin!(server);
+        let ended_early = tokio::select! {
+            ended = &mut server => Some(ended),
+            () = self.stop.cancelled() => None,
+        };
+        self.status.set_stopping();
+        self.stop.cancel();
+        if let Some(ended) = ended_early {
+            self.parts.shutdown().await;
+            return Err(Error::internal(ended.map_or_else(|error| error.to_string(), |()| "the HTTP server ended by itself".to_owned())));
+        }
+        tracing::info!("stopping");
+        let parts = &mut self.parts;
+        let draining = async {
+            // Accepted requests finish while the workers drain.
+            let stopping = handle.stop(true);
+            let drained = async { while parts.join_next().await.is_some() {} };
+            let (_, _, ended) = tokio::join!(stopping, drained, server);
+            ended
+        };
+        match tokio::time::timeout(self.grace, draining).await {
+            Ok(ended) => {
+                tracing::info!("stopped");
+                ended.map_err(Error::internal)
+            }
+            Err(late) => {
+                self.parts.shutdown().await;
+                Err(Error::internal(late))
+            }
+        }
+    }
+}
+
+/// Cancels `stop` at the first SIGTERM or SIGINT; at the second the process ends at once.
+pub async fn watch_signals(stop: CancellationToken) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut next = async || {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    tracing::info!(signal = next().await, "asked to stop");
+    stop.cancel();
+    tracing::error!(signal = next().await, "asked to stop at once");
+    std::process::exit(1);
+}

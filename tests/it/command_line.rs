@@ -1,0 +1,131 @@
+//! The binary itself.
+
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::support::{Client, Services, TestApp, eventually};
+
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_user-service"));
+    command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = binary().args(arguments).envs(variables.iter().copied()).output().await.unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+const SECRET: &str = "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_configuration_is_one_message_exit_code_2_and_no_connection() {
+    let variables = [("JWT_SECRET", "hunter2hunter2"), ("PORT", "http"), ("DATABASE_URL", "mysql://h/d"), ("BCRYPT_COST", "99")];
+    for arguments in [["config", "check"].as_slice(), &[], &["serve", "--role", "worker"]] {
+        let (code, stdout, stderr) = run(arguments, &variables).await;
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+        for name in ["JWT_SECRET", "PORT", "DATABASE_URL", "REDIS_URL", "RABBITMQ_URL", "BCRYPT_COST"] {
+            assert!(stderr.contains(name), "{arguments:?}: {name} is missing in\n{stderr}");
+        }
+        assert!(!stderr.contains("hunter2"), "a secret is shown");
+    }
+    let good = [("JWT_SECRET", SECRET), ("DATABASE_URL", "postgres://nowhere.invalid/d"), ("REDIS_URL", "redis://nowhere.invalid")];
+    assert_eq!(run(&["config", "check", "--role", "api"], &good).await.0, Some(0));
+    assert_eq!(run(&["config", "check"], &good).await.0, Some(2), "a worker needs the broker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_made_service_key_is_shown_once_and_opens_the_service() {
+    let (code, stdout, _) = run(&["keys", "service", "gateway", "--scope", "users:read"], &[]).await;
+    assert_eq!(code, Some(0));
+    let words: Vec<_> = stdout.split_whitespace().collect();
+    let key = words.iter().find(|word| word.starts_with("usk_")).unwrap();
+    let entry = words.iter().find(|word| word.starts_with("gateway:")).unwrap();
+    assert!(!entry.contains(key));
+    let variables = std::collections::BTreeMap::from([
+        ("DATABASE_URL", "postgres://h/d"),
+        ("REDIS_URL", "redis://h"),
+        ("JWT_SECRET", SECRET),
+        ("SERVICE_API_KEYS", *entry),
+    ]);
+    let keys = user_service::config::Config::from_map(user_service::config::Role::Api, &variables).unwrap().service_keys;
+    let app = TestApp::start_with(user_service::config::Role::Api, |config| config.service_keys = keys).await;
+    let user = app.client.register("Ada").await;
+    assert_eq!(app.client.with("x-internal-api-key", key).get(&format!("/api/v1/users/{}", user.id)).await.status, 200);
+    app.stop().await.unwrap();
+    assert_ne!(run(&["keys", "service", "a:b", "--scope", "users:read"], &[]).await.0, Some(0));
+    assert_ne!(run(&["keys", "service", "gateway", "--scope", "root"], &[]).await.0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_processes_migrate_one_empty_database_at_once() {
+    let services = Services::from_env();
+    let (server, _) = services.database_url.rsplit_once('/').unwrap();
+    let name = format!("test_{}", uuid::Uuid::new_v4().simple());
+    let app = TestApp::api().await;
+    app.sql(&format!("CREATE DATABASE \"{name}\"")).await;
+    let url = format!("{server}/{name}");
+    let variables = [("DATABASE_URL", url.as_str()), ("REDIS_URL", services.redis_url.as_str()), ("JWT_SECRET", SECRET)];
+    let outcomes = futures_util::future::join_all((0..8).map(|_| run(&["migrate"], &variables))).await;
+    assert!(outcomes.iter().all(|(code, _, _)| *code == Some(0)), "{outcomes:#?}");
+    let applied = outcomes.iter().filter(|(_, stdout, _)| stdout.contains("applied")).count();
+    assert_eq!(applied, 1, "{outcomes:#?}");
+    app.sql(&format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await;
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_finishes_what_was_accepted_and_exits_0() {
+    let services = Services::from_env();
+    let names = TestApp::start().await;
+    let broker = names.config.broker.clone().unwrap();
+    let (user, test_broker) = (names.client.register("Ada").await, names.broker().await);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut command = binary();
+    for (name, value) in [
+        ("DATABASE_URL", names.database_url.as_str()),
+        ("REDIS_URL", &services.redis_url),
+        ("RABBITMQ_URL", &services.rabbitmq_url),
+        ("JWT_SECRET", SECRET),
+        ("HOST", "127.0.0.1"),
+        ("PORT", &port),
+        ("RABBITMQ_EXCHANGE", &broker.exchange),
+        ("RABBITMQ_PUSH_QUEUE", &broker.push_queue),
+        ("RABBITMQ_DELIVER_QUEUE", &broker.deliver_queue),
+        ("RABBITMQ_FAILED_QUEUE", &broker.failed_queue),
+        ("RABBITMQ_EMAIL_QUEUE", &broker.email_queue),
+        ("RABBITMQ_DLX_EXCHANGE", &broker.dlx_exchange),
+        ("RABBITMQ_EVENTS_EXCHANGE", &broker.events_exchange),
+    ] {
+        command.env(name, value);
+    }
+    let mut process = command.stderr(Stdio::null()).spawn().unwrap();
+    let client = Client::new(format!("http://127.0.0.1:{port}"));
+    let http = reqwest::Client::new();
+    let ready = format!("{}/health/ready", client.base);
+    eventually("the process is ready", async || http.get(&ready).send().await.is_ok_and(|answer| answer.status() == 200)).await;
+    let healthcheck =
+        run(&["healthcheck"], &[("PORT", &port), ("DATABASE_URL", "postgres://h/d"), ("REDIS_URL", "redis://h"), ("JWT_SECRET", SECRET)])
+            .await;
+    assert_eq!(healthcheck.0, Some(0), "{healthcheck:?}");
+    for n in 0..500 {
+        test_broker
+            .publish(
+                json!({"user_id": user.id, "template_code": "X", "request_id": n.to_string()}).to_string().as_bytes(),
+                BasicProperties::default(),
+            )
+            .await;
+    }
+    let pid = process.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    let ended = tokio::time::timeout(Duration::from_secs(30), process.wait()).await.expect("it did not end within 30 s").unwrap();
+    assert_eq!(ended.code(), Some(0));
+    let delivered = test_broker.receive(&broker.deliver_queue, 500).await;
+    let ids: std::collections::HashSet<_> = delivered.iter().filter_map(crate::support::broker::Received::message_id).collect();
+    assert_eq!(ids.len(), 500, "a confirmed request was lost or doubled");
+    names.stop().await.unwrap();
+}

@@ -1,0 +1,90 @@
+use serde_json::json;
+
+use crate::support::TestApp;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_has_the_envelope() {
+    let app = TestApp::api().await;
+    assert_eq!(app.client.get("/nowhere").await.refusal(), (404, "not_found".to_owned()));
+    assert_eq!(app.client.get("/api/v1/users/profile/%2F..%2Fadmin").await.status, 404);
+    let method = app.client.delete("/api/v1/users/preferences").await;
+    assert_eq!(method.refusal(), (405, "method_not_allowed".to_owned()));
+    let mut allowed: Vec<_> = method.header("allow").unwrap().split(", ").collect();
+    allowed.sort_unstable();
+    assert_eq!(allowed, ["GET", "PATCH"]);
+    for method in ["TRACE", "FOO"] {
+        let answer = app.client.send(method, "/api/v1/users/profile", None).await;
+        assert!([404, 405, 400].contains(&answer.status), "{method} {}", answer.status);
+    }
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_correlation_id_is_echoed_or_replaced_on_every_answer() {
+    let app = TestApp::api().await;
+    for path in ["/health", "/nowhere", "/api/v1/users/profile"] {
+        assert_eq!(
+            app.client.with("x-correlation-id", "order-7_A.b~").get(path).await.header("x-correlation-id"),
+            Some("order-7_A.b~"),
+            "{path}"
+        );
+        for bad in ["a b", &"x".repeat(129), "<script>"] {
+            let echoed = app.client.with("x-correlation-id", bad).get(path).await.header("x-correlation-id").unwrap().to_owned();
+            assert!(uuid::Uuid::parse_str(&echoed).is_ok(), "{echoed}");
+        }
+    }
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_carry_security_headers_and_personal_ones_are_not_stored() {
+    let app = TestApp::api().await;
+    let user = app.client.register("Ada").await;
+    let answer = app.client.as_user(&user).get("/api/v1/users/profile").await;
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert!(answer.header("content-security-policy").unwrap().contains("default-src 'none'"));
+    assert!(answer.header("server").is_none());
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_listed_origins_are_allowed_and_exactly() {
+    let app = TestApp::api().await;
+    let from = |origin: &str| app.client.with("origin", origin);
+    let good = from("https://app.example.com").get("/api/v1/users/profile").await;
+    assert_eq!(good.header("access-control-allow-origin"), Some("https://app.example.com"));
+    assert!(good.header("vary").unwrap().to_lowercase().contains("origin"));
+    for origin in
+        ["null", "https://app.example.com.evil.io", "https://evil-app.example.com", "http://app.example.com", "https://app.example.com:444"]
+    {
+        let answer = from(origin).get("/api/v1/users/profile").await;
+        assert_eq!(answer.status, 401, "{origin}");
+        let allowed: Vec<_> = answer.headers.keys().filter(|name| name.as_str().starts_with("access-control-allow")).collect();
+        assert!(allowed.is_empty(), "{origin}: {allowed:?}");
+    }
+    let preflight = |method: &str| {
+        from("https://app.example.com")
+            .with("access-control-request-method", method)
+            .with("access-control-request-headers", "authorization,content-type")
+    };
+    let allowed = preflight("PATCH").send("OPTIONS", "/api/v1/users/profile", None).await;
+    assert_eq!((allowed.status, allowed.header("access-control-allow-origin")), (200, Some("https://app.example.com")));
+    let refused = preflight("TRACE").send("OPTIONS", "/api/v1/users/profile", None).await;
+    assert!(refused.header("access-control-allow-methods").is_none(), "{refused:?}");
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_is_served_with_and_without_its_slash_never_by_redirect() {
+    let app = TestApp::api().await;
+    let user = app.client.register("Ada").await;
+    let me = app.client.as_user(&user);
+    for path in ["/api/v1/users/profile", "/api/v1/users/preferences", "/api/v1/auth/validate", "/swagger", "/redoc", "/health/live"] {
+        let (bare, slashed) = (me.get(path).await, me.get(&format!("{path}/")).await);
+        assert_eq!((bare.status, slashed.status), (200, 200), "{path}");
+    }
+    let login = json!({"email": user.email, "password": crate::support::PASSWORD});
+    assert_eq!(app.client.post("/api/v1/auth/login/", login).await.status, 200);
+    app.stop().await.unwrap();
+}

@@ -1,0 +1,18 @@
+//! The service on real PostgreSQL, Redis and RabbitMQ; one file a feature.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod support;
+
+mod command_line;
+mod demo;
+mod directory;
+mod documents;
+mod edge;
+mod health;
+mod preferences;
+mod profile;
+mod push;
+mod push_volume;
+mod queues;
+mod registration;
+mod sessions;

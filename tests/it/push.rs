@@ -1,0 +1,193 @@
+use lapin::BasicProperties;
+use lapin::options::QueueBindOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
+
+use crate::support::{TestApp, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_request_comes_out_with_the_users_data() {
+    let app = TestApp::start().await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    let body = json!({"notification_type": "push", "user_id": user.id, "template_code": "WELCOME", "variables": {"link": "https://x"},
+        "request_id": "r-1", "priority": 1, "metadata": {"a": 1}});
+    broker.publish(body.to_string().as_bytes(), BasicProperties::default().with_correlation_id("c-1".into())).await;
+    let delivery = broker.delivered().await;
+    assert_eq!(
+        delivery.json(),
+        json!({"notification_type": "push", "notification_id": "r-1", "request_id": "r-1", "user_id": user.id, "template_code": "WELCOME",
+            "variables": {"name": "Ada", "link": "https://x"}, "priority": 1, "metadata": {"a": 1},
+            "push_token": user.push_token, "push_tokens": [user.push_token],
+            "user_data": {"user_id": user.id, "name": "Ada", "email": user.email, "push_token": user.push_token,
+                "preferences": {"email": true, "push": true}, "email_verified": false}})
+    );
+    let properties = &delivery.properties;
+    assert_eq!((delivery.message_id().as_deref(), *properties.priority(), *properties.delivery_mode()), (Some("r-1"), Some(1), Some(2)));
+    let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(|value| value.as_str().to_owned());
+    assert_eq!(text(properties.correlation_id()).as_deref(), Some("c-1"));
+    assert_eq!(text(properties.content_type()).as_deref(), Some("application/json"));
+    assert_eq!(text(properties.app_id()).as_deref(), Some("user-service"));
+    assert_eq!(text(properties.kind()).as_deref(), Some("push.deliver.v1"));
+    assert!(properties.timestamp().is_some());
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_skipped_is_announced_with_its_reason_and_delivered_nowhere() {
+    let app = TestApp::start().await;
+    let broker = app.broker().await;
+    let events = broker.subscribe_events("push.skipped").await;
+    let (out, bare, gone, on) = (
+        app.client.register("Out").await,
+        app.client.register("Bare").await,
+        app.client.register("Gone").await,
+        app.client.register("On").await,
+    );
+    assert_eq!(app.client.as_user(&out).patch("/api/v1/users/preferences", json!({"push": false})).await.status, 200);
+    assert_eq!(app.client.as_user(&bare).patch("/api/v1/users/profile", json!({"push_token": null})).await.status, 200);
+    assert_eq!(app.client.as_user(&gone).delete("/api/v1/users/profile").await.status, 200);
+    for (user, id) in [(&out, "push_disabled"), (&bare, "no_push_token"), (&gone, "user_inactive")] {
+        broker.request_push(&user.id, id).await;
+    }
+    let expired = json!({"user_id": on.id, "template_code": "X", "request_id": "expired", "expires_at": "2020-01-01T00:00:00Z"});
+    broker.publish(expired.to_string().as_bytes(), BasicProperties::default()).await;
+    let mut announced = broker.receive(&events, 4).await;
+    announced.sort_by_key(|event| event.json()["reason"].as_str().unwrap().to_owned());
+    for (event, reason) in announced.iter().zip(["expired", "no_push_token", "push_disabled", "user_inactive"]) {
+        let event = event.json();
+        assert_eq!(
+            (event["reason"].as_str(), event["notification_id"].as_str(), event["event_type"].as_str()),
+            (Some(reason), Some(reason), Some("push.skipped"))
+        );
+        for field in ["event_id", "occurred_at", "correlation_id", "user_id"] {
+            assert!(event[field].is_string(), "{field}");
+        }
+        assert!(event["version"].is_i64());
+    }
+    broker.request_push(&on.id, "last").await;
+    assert_eq!(broker.delivered().await.message_id().as_deref(), Some("last"), "a skipped request was delivered");
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_understood_is_dead_lettered_with_a_reason_and_holds_nobody_up() {
+    let app = TestApp::start().await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    let unknown = uuid::Uuid::now_v7().to_string();
+    let large = json!({"user_id": user.id, "template_code": "X", "text": "x".repeat(300_000)}).to_string();
+    let cases: Vec<(&str, String, &str)> = vec![
+        ("m-1", "{not json".to_owned(), "malformed_json"),
+        ("m-2", json!({"template_code": "X"}).to_string(), "schema_violation"),
+        ("m-3", json!({"user_id": unknown, "template_code": "X"}).to_string(), "unknown_user"),
+        ("m-4", json!({"notification_type": "email", "user_id": user.id, "template_code": "X"}).to_string(), "unsupported_type"),
+        ("m-5", large, "too_large"),
+        ("m-6", json!({"user_id": user.id, "template_code": "X", "request_id": ""}).to_string(), "invalid_id"),
+    ];
+    for (id, body, _) in &cases {
+        let mut forged = FieldTable::default();
+        forged.insert("x-death".into(), AMQPValue::LongString("forged".into()));
+        let properties = BasicProperties::default().with_message_id((*id).into()).with_expiration("60000".into());
+        broker.publish(body.as_bytes(), properties.with_headers(forged)).await;
+    }
+    broker.request_push(&user.id, "good").await;
+    assert_eq!(broker.delivered().await.message_id().as_deref(), Some("good"));
+    let mut dead = broker.receive(&broker.names.failed_queue, cases.len()).await;
+    dead.sort_by_key(crate::support::broker::Received::message_id);
+    for (letter, (id, body, reason)) in dead.iter().zip(&cases) {
+        assert_eq!((letter.message_id().as_deref(), letter.header("x-dead-reason").as_deref()), (Some(*id), Some(*reason)));
+        assert!(letter.data == body.as_bytes(), "{id}: the body is another");
+        assert_eq!(letter.header("x-original-queue").as_deref(), Some(broker.names.push_queue.as_str()));
+        assert!(letter.header("x-dead-at").is_some() && letter.header("x-dead-detail").is_some());
+        assert!(letter.header("x-death").is_none(), "a forged header was passed on");
+        assert!(letter.properties.expiration().is_none());
+    }
+    app.stop().await.unwrap();
+}
+
+/// The bug of the service this one replaces: reading preferences over HTTP filled the cache in another shape.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_reads_his_preferences_still_gets_the_push() {
+    let app = TestApp::start().await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    for path in ["/api/v1/users/preferences", "/api/v1/users/profile", "/api/v1/auth/validate"] {
+        assert_eq!(app.client.as_user(&user).get(path).await.status, 200);
+    }
+    broker.request_push(&user.id, "after-reading").await;
+    assert_eq!(broker.delivered().await.message_id().as_deref(), Some("after-reading"));
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opt_out_binds_from_its_answer_on_however_warm_the_cache() {
+    let app = TestApp::start().await;
+    let (user, other, broker) = (app.client.register("Ada").await, app.client.register("Bob").await, app.broker().await);
+    let events = broker.subscribe_events("push.skipped").await;
+    let me = app.client.as_user(&user);
+    for round in 0..50 {
+        assert_eq!(me.patch("/api/v1/users/preferences", json!({"push": true})).await.status, 200);
+        broker.request_push(&user.id, &format!("on-{round}")).await;
+        assert_eq!(broker.delivered().await.message_id(), Some(format!("on-{round}")));
+        assert_eq!(me.patch("/api/v1/users/preferences", json!({"push": false})).await.status, 200);
+        broker.request_push(&user.id, &format!("off-{round}")).await;
+    }
+    assert_eq!(broker.receive(&events, 50).await.len(), 50);
+    broker.request_push(&other.id, "last").await;
+    assert_eq!(broker.delivered().await.message_id().as_deref(), Some("last"), "an opted-out request was delivered");
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_card_is_not_believed() {
+    let app = TestApp::start().await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    broker.request_push(&user.id, "warm").await;
+    broker.delivered().await;
+    // The database moves on and nobody tells the cache.
+    app.sql(&format!(
+        "UPDATE push_tokens SET token = 'other' WHERE user_id = '{0}'; UPDATE users SET version = version + 1 WHERE id = '{0}'",
+        user.id
+    ))
+    .await;
+    broker.request_push(&user.id, "cold").await;
+    assert_eq!(broker.delivered().await.json()["push_token"], json!("other"));
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_no_queue_takes_is_held_and_arrives_when_one_does() {
+    let app = TestApp::start().await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    let (queue, exchange, key) = (&broker.names.deliver_queue, &broker.names.exchange, &broker.names.deliver_key);
+    broker.channel.queue_unbind(queue.as_str().into(), exchange.as_str().into(), key.as_str().into(), FieldTable::default()).await.unwrap();
+    broker.request_push(&user.id, "held").await;
+    let held = async || {
+        app.client.get("/metrics").await.text.lines().any(|line| line.starts_with("consumer_holds_total") && !line.ends_with(" 0"))
+    };
+    eventually("the message is held", held).await;
+    assert_eq!((broker.waiting(queue).await, broker.waiting(&broker.names.failed_queue).await), (0, 0));
+    broker
+        .channel
+        .queue_bind(
+            queue.as_str().into(),
+            exchange.as_str().into(),
+            key.as_str().into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(broker.delivered().await.message_id().as_deref(), Some("held"));
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_request_queue_is_made_again_and_consumed() {
+    let app = TestApp::start().await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    broker.channel.queue_delete(broker.names.push_queue.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
+    eventually("the consumer notices", async || app.app.status.parts()["consumer"].1 > 0).await;
+    eventually("the consumer is back", async || app.app.status.broker_connected()).await;
+    broker.request_push(&user.id, "again").await;
+    assert_eq!(broker.delivered().await.message_id().as_deref(), Some("again"));
+    app.stop().await.unwrap();
+}

@@ -1,0 +1,239 @@
+//! A service of its own for each test: a fresh database, a Redis prefix, queue names, a port.
+
+pub mod broker;
+pub mod client;
+pub mod wait;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+use user_service::app::App;
+use user_service::config::{self, Config, Declare, LogFormat, QueueType, Role, Scope};
+use user_service::infra::clock::Clock;
+use user_service::infra::migrations;
+use uuid::Uuid;
+
+pub use broker::TestBroker;
+pub use client::Client;
+pub use wait::eventually;
+
+pub const SERVICE_KEY: &str = "usk_test_reader";
+pub const WEAK_SERVICE_KEY: &str = "usk_test_writer_only";
+pub const PASSWORD: &str = "TestPass123!";
+
+/// Addresses of the real services.
+pub struct Services {
+    pub database_url: String,
+    pub redis_url: String,
+    pub rabbitmq_url: String,
+}
+
+impl Services {
+    #[expect(clippy::disallowed_methods, reason = "tests are told where the services are")]
+    pub fn from_env() -> Self {
+        let get = |name: &str| {
+            std::env::var(name).unwrap_or_else(|_| {
+                panic!("{name} is not set: run `make test`, or eval \"$(scripts/services up && scripts/services env)\" and export it")
+            })
+        };
+        Self { database_url: get("DATABASE_URL"), redis_url: get("REDIS_URL"), rabbitmq_url: get("RABBITMQ_URL") }
+    }
+}
+
+/// A running service.
+pub struct TestApp {
+    pub app: App,
+    pub client: Client,
+    pub clock: Clock,
+    pub database_url: String,
+    pub config: Config,
+    services: Services,
+    stop: CancellationToken,
+    ended: Option<std::thread::JoinHandle<Result<(), String>>>,
+}
+
+impl TestApp {
+    /// Both roles.
+    pub async fn start() -> Self {
+        Self::start_with(Role::Both, |_| {}).await
+    }
+
+    /// The API only: quicker, where no message matters.
+    pub async fn api() -> Self {
+        Self::start_with(Role::Api, |_| {}).await
+    }
+
+    pub async fn start_with(role: Role, change: impl FnOnce(&mut Config)) -> Self {
+        let services = Services::from_env();
+        let database_url = fresh_database(&services).await;
+        Self::start_on(services, database_url, role, change).await
+    }
+
+    /// On a database that exists already.
+    pub async fn start_on(services: Services, database_url: String, role: Role, change: impl FnOnce(&mut Config)) -> Self {
+        let test = Self::launch(services, database_url, role, change).await;
+        if role.has_worker() {
+            eventually("the worker consumes", async || test.app.status.broker_connected()).await;
+        }
+        test
+    }
+
+    /// The same without waiting for the worker.
+    pub async fn launch(services: Services, database_url: String, role: Role, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config(&services, &database_url, role);
+        change(&mut config);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::new(format!("http://{}", listener.local_addr().unwrap()));
+        let (clock, stop) = (Clock::default(), CancellationToken::new());
+        let (give, take) = tokio::sync::oneshot::channel();
+        let ended = std::thread::spawn({
+            let (config, clock, stop) = (config.clone(), clock.clone(), stop.clone());
+            move || {
+                let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+                actix_rt::System::with_tokio_rt(runtime).block_on(async move {
+                    let app = App::new(config, clock).map_err(|error| error.chain())?;
+                    let _ = give.send(app.clone());
+                    user_service::role::run(app, role, listener, stop).await.map_err(|error| error.chain())
+                })
+            }
+        });
+        let app = take.await.expect("the service did not start");
+        let test = Self { app, client, clock, database_url, config, services, stop, ended: Some(ended) };
+        eventually("the service is ready", async || test.client.get("/health/ready").await.status == 200).await;
+        test
+    }
+
+    /// A broker client on this service's names.
+    pub async fn broker(&self) -> TestBroker {
+        TestBroker::connect(self.config.broker.clone().expect("no broker for --role api")).await
+    }
+
+    /// Runs SQL on this service's database.
+    pub async fn sql(&self, statement: &str) {
+        let mut conn = AsyncPgConnection::establish(&self.database_url).await.unwrap();
+        conn.batch_execute(statement).await.unwrap();
+    }
+
+    /// The one number that a query gives, named `n`.
+    pub async fn count(&self, query: &str) -> i64 {
+        #[derive(diesel::QueryableByName)]
+        struct Count {
+            #[diesel(sql_type = diesel::sql_types::BigInt)]
+            n: i64,
+        }
+        let mut conn = AsyncPgConnection::establish(&self.database_url).await.unwrap();
+        diesel::sql_query(query).get_result::<Count>(&mut conn).await.unwrap().n
+    }
+
+    /// Asks the service to stop and waits for its end.
+    pub async fn stop(mut self) -> Result<(), String> {
+        self.stop.cancel();
+        let ended = self.ended.take().unwrap();
+        let result = tokio::task::spawn_blocking(move || ended.join().expect("the service panicked")).await.unwrap();
+        if let Some(broker) = &self.config.broker {
+            TestBroker::connect(broker.clone()).await.delete_all().await;
+        }
+        let mut conn = AsyncPgConnection::establish(&self.services.database_url).await.unwrap();
+        let name = self.database_url.rsplit('/').next().unwrap();
+        let _ = conn.batch_execute(&format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await;
+        result
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn config(services: &Services, database_url: &str, role: Role) -> Config {
+    let prefix = format!("t{}", Uuid::new_v4().simple());
+    let name = |name: &str| format!("{prefix}.{name}");
+    let broker = config::Broker {
+        url: services.rabbitmq_url.clone().into(),
+        exchange: name("notifications.direct"),
+        push_queue: name("push.queue"),
+        push_key: "push".into(),
+        deliver_queue: name("push.deliver.queue"),
+        deliver_key: "push.deliver".into(),
+        email_queue: name("email.queue"),
+        email_key: "email".into(),
+        dlx_exchange: name("notifications.dlx"),
+        failed_queue: name("failed.queue"),
+        failed_key: "failed".into(),
+        events_exchange: name("user.events"),
+        declare: Declare::Create,
+        queue_type: QueueType::Quorum,
+        prefetch: 256,
+    };
+    Config {
+        // Small, because some dozens of these run at once on one PostgreSQL.
+        database: config::Database { url: database_url.into(), pool_size: 8 },
+        redis_url: services.redis_url.clone().into(),
+        redis_prefix: prefix,
+        broker: role.has_worker().then_some(broker),
+        http: config::Http {
+            host: "127.0.0.1".into(),
+            port: 0,
+            workers: Some(1),
+            cors_allowed_origins: vec!["https://app.example.com".into()],
+            docs: true,
+            trusted_proxy_count: 1,
+        },
+        identity: config::Identity {
+            jwt_secret: SecretString::from("kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e"),
+            app_secret: None,
+            issuer: "user-service".into(),
+            access_token_ttl: Duration::from_secs(3600),
+            refresh_token_idle: Duration::from_secs(86_400),
+            refresh_token_absolute: Duration::from_secs(30 * 86_400),
+            // The least that bcrypt does: what is tested here is not how slow it is.
+            bcrypt_cost: 4,
+        },
+        service_keys: vec![
+            service_key("reader", SERVICE_KEY, &[Scope::UsersRead]),
+            service_key("writer", WEAK_SERVICE_KEY, &[Scope::PushWrite]),
+        ],
+        limits: config::Limits { register_ip: None, login_ip: None, login_account: None },
+        shutdown_grace: Duration::from_secs(20),
+        log: config::Log { format: LogFormat::Json, filter: "warn".into() },
+    }
+}
+
+fn service_key(name: &str, key: &str, scopes: &[Scope]) -> config::ServiceKey {
+    use sha2::Digest as _;
+    config::ServiceKey { name: name.into(), sha256: sha2::Sha256::digest(key.as_bytes()).into(), scopes: scopes.to_vec() }
+}
+
+/// A migrated database of its own, cloned from a template that the first test makes.
+pub async fn fresh_database(services: &Services) -> String {
+    let (server, _) = services.database_url.rsplit_once('/').unwrap();
+    let template = format!("template_{}", migrations::newest());
+    let name = format!("test_{}", Uuid::new_v4().simple());
+    let mut conn = AsyncPgConnection::establish(&services.database_url).await.unwrap();
+    conn.batch_execute("SELECT pg_advisory_lock(7523419872)").await.unwrap();
+    #[derive(diesel::QueryableByName)]
+    struct Found {
+        #[diesel(sql_type = diesel::sql_types::Bool)]
+        found: bool,
+    }
+    let query = format!("SELECT EXISTS (SELECT FROM pg_database WHERE datname = '{template}') AS found");
+    if !diesel::sql_query(query).get_result::<Found>(&mut conn).await.unwrap().found {
+        let making = format!("{template}_new");
+        let _ = conn.batch_execute(&format!("DROP DATABASE IF EXISTS \"{making}\" WITH (FORCE)")).await;
+        conn.batch_execute(&format!("CREATE DATABASE \"{making}\"")).await.unwrap();
+        migrations::apply(&format!("{server}/{making}")).await.unwrap();
+        // Renamed only when complete, so that an interrupted run leaves no half template. The last session may linger.
+        let renamed = async || {
+            let mut conn = AsyncPgConnection::establish(&services.database_url).await.unwrap();
+            conn.batch_execute(&format!("ALTER DATABASE \"{making}\" RENAME TO \"{template}\"")).await.is_ok()
+        };
+        eventually("the template is free", renamed).await;
+    }
+    conn.batch_execute(&format!("CREATE DATABASE \"{name}\" TEMPLATE \"{template}\"")).await.unwrap();
+    conn.batch_execute("SELECT pg_advisory_unlock(7523419872)").await.unwrap();
+    format!("{server}/{name}")
+}
