@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::card::Cards;
 use crate::config::Config;
 use crate::error::Result;
 use crate::infra::access_token::AccessTokens;
@@ -22,7 +21,6 @@ pub struct App {
     /// The background's share.
     pub worker_db: Database,
     pub cache: Cache,
-    pub cards: Cards,
     pub access_tokens: AccessTokens,
     pub keys: ServerKeys,
     pub hasher: PasswordHasher,
@@ -40,7 +38,6 @@ impl App {
         Ok(Self {
             db: pool.api_share((size * 3 / 5).max(1)),
             worker_db: pool.worker_share((size * 3 / 10).max(1)),
-            cards: Cards::new(cache.clone()),
             cache,
             access_tokens: AccessTokens::new(&config.identity),
             keys: ServerKeys::new(config.root_secret()),

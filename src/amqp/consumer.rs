@@ -59,6 +59,7 @@ struct Connected<'a>(&'a Status);
 impl Drop for Connected<'_> {
     fn drop(&mut self) {
         self.0.set_broker_connected(false);
+        self.0.set_held(0);
     }
 }
 
@@ -91,7 +92,8 @@ impl Subscription {
                 delivery = self.deliveries.next() => {
                     let Some(first) = delivery else { return Err(Error::unavailable("the broker cancelled the subscription")) };
                     let batch = self.take_waiting(first.map_err(Error::unavailable)?)?;
-                    self.settle(batch, consumer, stop).await?;
+                    self.settle(batch, consumer, status, stop).await?;
+                    status.set_held(0);
                 }
                 _ = count.tick() => {
                     for queue in [&config.push_queue, &config.deliver_queue] {
@@ -114,7 +116,13 @@ impl Subscription {
     }
 
     /// Until every message of the batch is settled, or the connection is gone, or the process stops.
-    async fn settle(&self, mut deliveries: Vec<Delivery>, consumer: &impl Consumer, stop: &CancellationToken) -> Result<()> {
+    async fn settle(
+        &self,
+        mut deliveries: Vec<Delivery>,
+        consumer: &impl Consumer,
+        status: &Status,
+        stop: &CancellationToken,
+    ) -> Result<()> {
         metrics::histogram!("consumer_batch_size").record(deliveries.len() as f64);
         let mut messages: Vec<Incoming> = deliveries.iter_mut().map(Incoming::from).collect();
         let mut delays = Delays::default();
@@ -139,7 +147,7 @@ impl Subscription {
             (deliveries, messages) = (held, kept);
             let delay = delays.next_delay();
             tracing::warn!(held = deliveries.len(), reason, delay_ms = delay.as_millis() as u64, "holding messages");
-            metrics::counter!("consumer_holds_total").increment(1);
+            status.set_held(deliveries.len());
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = stop.cancelled() => return Ok(()),

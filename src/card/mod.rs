@@ -1,7 +1,7 @@
 //! The one cached card of a user: profile, preferences, push token and flags under one key, in one shape.
 //!
 //! It is read across tables and cached with the user's version. A reader that must not be wrong compares the version with
-//! the database's ([`Cards::read_current`]); the others trust the cache, which every change of a user empties twice: at
+//! the database's ([`read_current`]); the others trust the cache, which every change of a user empties twice: at
 //! once after its commit, and by an outbox row of that commit.
 
 pub mod email_address;
@@ -16,9 +16,10 @@ use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::app::App;
 use crate::error::{Error, Result};
 use crate::infra::cache::{Cache, CacheEntry, CacheValue};
-use crate::infra::db::{Database, Tx};
+use crate::infra::db::Tx;
 
 const TTL_SECONDS: u64 = 3600;
 
@@ -48,70 +49,55 @@ pub struct Preferences {
     pub push: bool,
 }
 
-/// Reads cards through the cache.
-#[derive(Clone, Debug)]
-pub struct Cards {
-    cache: Cache,
+/// A user's card, from the cache if it is there; without Redis from PostgreSQL, without both unavailable.
+pub async fn find_cached(app: &App, user_id: Uuid) -> Result<Option<Card>> {
+    if let Some(card) = read_cached(&app.cache, &[user_id]).await.remove(&user_id) {
+        return Ok(Some(card));
+    }
+    let found = app.db.read(move |conn| async move { Ok(store::list_cards(conn, &[user_id]).await?) }.boxed()).await?;
+    keep(&app.cache, &found).await;
+    Ok(found.into_iter().next())
 }
 
-impl Cards {
-    pub fn new(cache: Cache) -> Self {
-        Self { cache }
+/// Cards that are as new as the database is now; unknown users are missing in the answer.
+///
+/// One query for the versions, one read of the cache, one query for what it lacks.
+pub async fn read_current(conn: &mut AsyncPgConnection, cache: &Cache, user_ids: &[Uuid]) -> Result<HashMap<Uuid, Card>> {
+    let versions: HashMap<Uuid, i64> = store::list_versions(conn, user_ids).await?.into_iter().collect();
+    let known: Vec<Uuid> = versions.keys().copied().collect();
+    let mut cards = read_cached(cache, &known).await;
+    cards.retain(|user_id, card| versions.get(user_id) == Some(&card.version));
+    let missing: Vec<Uuid> = known.into_iter().filter(|user_id| !cards.contains_key(user_id)).collect();
+    metrics::counter!("card_reads_total", "from" => "cache").increment(cards.len() as u64);
+    metrics::counter!("card_reads_total", "from" => "database").increment(missing.len() as u64);
+    if !missing.is_empty() {
+        let loaded = store::list_cards(conn, &missing).await?;
+        keep(cache, &loaded).await;
+        cards.extend(loaded.into_iter().map(|card| (card.user_id, card)));
     }
+    Ok(cards)
+}
 
-    /// A user's card, from the cache if it is there; without Redis from PostgreSQL, without both unavailable.
-    pub async fn find(&self, db: &Database, user_id: Uuid) -> Result<Option<Card>> {
-        if let Some(card) = self.read_cached(&[user_id]).await.remove(&user_id) {
-            return Ok(Some(card));
-        }
-        let found = db.read(move |conn| async move { Ok(store::list_cards(conn, &[user_id]).await?) }.boxed()).await?;
-        self.keep(&found).await;
-        Ok(found.into_iter().next())
-    }
+async fn read_cached(cache: &Cache, user_ids: &[Uuid]) -> HashMap<Uuid, Card> {
+    let keys: Vec<String> = user_ids.iter().map(|user_id| key(*user_id)).collect();
+    let found = cache.get_many(&keys).await.unwrap_or_default();
+    let cards = found.into_iter().zip(user_ids).filter_map(|(value, user_id)| {
+        let (version, payload) = value?;
+        let card: Card = serde_json::from_str(&payload).ok()?;
+        (card.user_id == *user_id && card.version == version).then_some((*user_id, card))
+    });
+    cards.collect()
+}
 
-    /// Cards that are as new as the database is now; unknown users are missing in the answer.
-    ///
-    /// One query for the versions, one read of the cache, one query for what it lacks.
-    pub async fn read_current(&self, conn: &mut AsyncPgConnection, user_ids: &[Uuid]) -> Result<HashMap<Uuid, Card>> {
-        let versions: HashMap<Uuid, i64> = store::list_versions(conn, user_ids).await?.into_iter().collect();
-        let known: Vec<Uuid> = versions.keys().copied().collect();
-        let mut cards = self.read_cached(&known).await;
-        cards.retain(|user_id, card| versions.get(user_id) == Some(&card.version));
-        let missing: Vec<Uuid> = known.into_iter().filter(|user_id| !cards.contains_key(user_id)).collect();
-        metrics::counter!("card_reads_total", "from" => "cache").increment(cards.len() as u64);
-        metrics::counter!("card_reads_total", "from" => "database").increment(missing.len() as u64);
-        if !missing.is_empty() {
-            let loaded = store::list_cards(conn, &missing).await?;
-            self.keep(&loaded).await;
-            cards.extend(loaded.into_iter().map(|card| (card.user_id, card)));
-        }
-        Ok(cards)
-    }
-
-    async fn read_cached(&self, user_ids: &[Uuid]) -> HashMap<Uuid, Card> {
-        let keys: Vec<String> = user_ids.iter().map(|user_id| key(*user_id)).collect();
-        let found = self.cache.get_many(&keys).await.unwrap_or_default();
-        let cards = found.into_iter().zip(user_ids).filter_map(|(value, user_id)| {
-            let (version, payload) = value?;
-            let card: Card = serde_json::from_str(&payload).ok()?;
-            (card.user_id == *user_id && card.version == version).then_some((*user_id, card))
-        });
-        cards.collect()
-    }
-
-    async fn keep(&self, cards: &[Card]) {
-        let values: Vec<_> = cards
-            .iter()
-            .filter_map(|card| {
-                // Up to a tenth less than an hour, so that what was filled together does not expire together.
-                let spread = u64::from(card.user_id.as_bytes()[15]) * (TTL_SECONDS / 10) / 255;
-                let payload = serde_json::to_string(card).ok()?;
-                Some(CacheValue { key: key(card.user_id), version: card.version, payload, ttl: Duration::from_secs(TTL_SECONDS - spread) })
-            })
-            .collect();
-        // A card that is not kept is read again.
-        let _ = self.cache.put_many(&values).await;
-    }
+async fn keep(cache: &Cache, cards: &[Card]) {
+    let values = cards.iter().filter_map(|card| {
+        // Up to a tenth less than an hour, so that what was filled together does not expire together.
+        let spread = u64::from(card.user_id.as_bytes()[15]) * (TTL_SECONDS / 10) / 255;
+        let payload = serde_json::to_string(card).ok()?;
+        Some(CacheValue { key: key(card.user_id), version: card.version, payload, ttl: Duration::from_secs(TTL_SECONDS - spread) })
+    });
+    // A card that is not kept is read again.
+    let _ = cache.put_many(&values.collect::<Vec<_>>()).await;
 }
 
 /// Raises the user's version in the caller's transaction and has the cached card forgotten after it.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::Channel;
 use crate::access::Caller;
+use crate::card;
 use crate::config::Scope;
 use crate::error::{Code, Error, Result};
 use crate::http::State;
@@ -147,7 +148,7 @@ pub async fn get_user_push_token(app: State, FromService(service): FromService, 
     error_code = 503
 )]
 pub async fn validate_token(app: State, SignedIn(session): SignedIn) -> Result<Reply<UserBody>> {
-    let card = app.cards.find(&app.db, session.user_id).await?;
+    let card = card::find_cached(&app, session.user_id).await?;
     let card = card.filter(|card| card.is_active).ok_or_else(|| Error::new(Code::Unauthenticated, "The account is not active."))?;
     Ok(Reply::new("Valid", card.into()))
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::app::App;
-use crate::card::Card;
+use crate::card::{self, Card};
 use crate::error::{Code, Error, Result};
 
 /// How a user can be reached.
@@ -26,7 +26,7 @@ pub struct Contact {
 /// A user's card, for those who may read it.
 pub async fn find_user(app: &App, caller: &Caller, user_id: Uuid) -> Result<Card> {
     caller.may_read(user_id)?;
-    app.cards.find(&app.db, user_id).await?.ok_or_else(|| Error::new(Code::UserNotFound, "There is no such user."))
+    card::find_cached(app, user_id).await?.ok_or_else(|| Error::new(Code::UserNotFound, "There is no such user."))
 }
 
 /// The address or the push token; without one [`Code::NoContact`].

@@ -90,6 +90,11 @@ fn explain_refusal(response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBod
 }
 
 fn add_headers(headers: &mut HeaderMap, id: &str) {
+    // actix-cors speaks of credentials and exposed headers to every origin; one that is not allowed hears nothing.
+    if !headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+        headers.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
+        headers.remove(header::ACCESS_CONTROL_EXPOSE_HEADERS);
+    }
     let mut add = |name: HeaderName, value: &str| {
         if !headers.contains_key(&name)
             && let Ok(value) = HeaderValue::from_str(value)
@@ -116,7 +121,13 @@ fn observe(method: &Method, route: &str, status: StatusCode, started: Instant) {
     let labels = [("method", method), ("route", route.to_owned()), ("status", status.as_u16().to_string())];
     metrics::counter!("http_requests_total", &labels).increment(1);
     metrics::histogram!("http_request_duration_seconds", &labels).record(elapsed.as_secs_f64());
-    tracing::info!(route, status = status.as_u16(), duration_ms = elapsed.as_secs_f64() * 1000.0, "request");
+    let duration_ms = elapsed.as_micros() as f64 / 1000.0;
+    // Probes and scrapes come every few seconds and say nothing when they succeed.
+    if status.is_success() && (route.starts_with("/health") || route == "/metrics") {
+        tracing::debug!(route, status = status.as_u16(), duration_ms, "request");
+    } else {
+        tracing::info!(route, status = status.as_u16(), duration_ms, "request");
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -26,6 +26,18 @@ pub struct UserBody {
     pub updated_at: DateTime<Utc>,
 }
 
+/// A user and the tokens of a new session.
+#[derive(Debug, Serialize, JsonSchema, ApiComponent)]
+pub struct SignedInBody {
+    pub user: UserBody,
+    pub access_token: String,
+    pub refresh_token: String,
+    /// Always `Bearer`
+    pub token_type: &'static str,
+    /// Seconds until the access token expires
+    pub expires_in: u64,
+}
+
 /// Which channels the user wants to hear on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema, ApiComponent)]
 pub struct PreferencesBody {

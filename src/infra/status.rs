@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Serialize;
-
 /// How a background part is doing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartState {
     Starting,
     Running,
@@ -17,7 +14,7 @@ pub enum PartState {
 }
 
 /// Counts of a queue, as the broker last told them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueCounts {
     pub messages: u32,
     pub consumers: u32,
@@ -32,6 +29,7 @@ struct Board {
     parts: BTreeMap<String, (PartState, u32)>,
     broker_connected: bool,
     queues: BTreeMap<String, QueueCounts>,
+    held: usize,
     stopping: bool,
 }
 
@@ -73,6 +71,16 @@ impl Status {
 
     pub fn queues(&self) -> BTreeMap<String, QueueCounts> {
         self.with(|board| board.queues.clone())
+    }
+
+    /// Messages that wait, unacknowledged, for something that is down.
+    pub fn set_held(&self, count: usize) {
+        self.with(|board| board.held = count);
+        metrics::gauge!("consumer_held_messages").set(count as f64);
+    }
+
+    pub fn held(&self) -> usize {
+        self.with(|board| board.held)
     }
 
     /// From now on readiness answers 503, so that load balancers look elsewhere.

@@ -1,5 +1,6 @@
 //! Logs and metrics: the only two global things in the process.
 
+use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -21,7 +22,9 @@ pub fn start_logging(log: &Log) {
             let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false);
             registry.with(layer.with_writer(std::io::stderr)).try_init()
         }
-        LogFormat::Pretty => registry.with(tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Pretty => registry
+            .with(tracing_subscriber::fmt::layer().compact().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr))
+            .try_init(),
     };
     if started.is_err() {
         tracing::debug!("logging was started before");
@@ -35,6 +38,8 @@ pub fn metrics() -> Option<&'static PrometheusHandle> {
         .get_or_init(|| {
             let builder =
                 PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS).ok()?;
+            let builder =
+                builder.set_buckets_for_metric(Matcher::Full("consumer_batch_size".to_owned()), &[1.0, 4.0, 16.0, 64.0, 256.0]).ok()?;
             builder.install_recorder().ok()
         })
         .as_ref()

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::PreferencesChange;
+use crate::card;
 use crate::error::{Code, Error, Result};
 use crate::http::State;
 use crate::http::auth::SignedIn;
@@ -30,7 +31,7 @@ pub struct UpdatePreferences {
     error_code = 503
 )]
 pub async fn get_preferences(app: State, SignedIn(session): SignedIn) -> Result<Reply<PreferencesBody>> {
-    let card = app.cards.find(&app.db, session.user_id).await?.ok_or_else(|| Error::new(Code::UserNotFound, "There is no such user."))?;
+    let card = card::find_cached(&app, session.user_id).await?.ok_or_else(|| Error::new(Code::UserNotFound, "There is no such user."))?;
     Ok(Reply::new("Preferences", card.preferences.into()))
 }
 

@@ -14,9 +14,9 @@ use crate::amqp::disposition::{Dead, DeadReason, Disposition};
 use crate::amqp::message::{Incoming, Outgoing};
 use crate::amqp::publisher::Publisher;
 use crate::app::App;
-use crate::card::Cards;
 use crate::config;
 use crate::error::{Kind, Result};
+use crate::infra::cache::Cache;
 use crate::infra::db::Tx;
 use crate::infra::outbox::{self, NewMessage};
 
@@ -34,12 +34,12 @@ impl PushRequests {
     }
 
     async fn settle_batch(&self, batch: Arc<[Incoming]>) -> Result<Vec<Disposition>> {
-        let (cards, broker, publisher, now) =
-            (self.app.cards.clone(), Arc::clone(&self.broker), self.publisher.clone(), self.app.clock.now());
+        let (cache, broker, publisher, now) =
+            (self.app.cache.clone(), Arc::clone(&self.broker), self.publisher.clone(), self.app.clock.now());
         let settling = self.app.worker_db.write(move |tx| {
             async move {
                 let parsed = batch.iter().map(parse).collect();
-                let plan = Plan::make(tx, &cards, &batch, parsed, &broker, now).await?;
+                let plan = Plan::make(tx, &cache, &batch, parsed, &broker, now).await?;
                 plan.carry_out(tx, &publisher, batch.len(), now).await
             }
             .boxed()
@@ -105,14 +105,14 @@ struct Plan {
 impl Plan {
     async fn make(
         tx: &mut Tx,
-        cards: &Cards,
+        cache: &Cache,
         batch: &[Incoming],
         parsed: Vec<Result<PushRequest, Dead>>,
         broker: &config::Broker,
         now: DateTime<Utc>,
     ) -> Result<Self> {
         let requests: Vec<&PushRequest> = parsed.iter().filter_map(|parsed| parsed.as_ref().ok()).collect();
-        let mut outcomes = process(tx, cards, &requests, now).await?.into_iter();
+        let mut outcomes = process(tx, cache, &requests, now).await?.into_iter();
         let mut plan = Self::default();
         for (place, (message, parsed)) in batch.iter().zip(&parsed).enumerate() {
             let dead = match parsed {

@@ -1,6 +1,6 @@
 //! Push requests: who asked for what, the decision, and what is handed on.
 //!
-//! A batch is decided against cards that are as new as the database ([`crate::card::Cards::read_current`]), so an opt-out
+//! A batch is decided against cards that are as new as the database ([`card::read_current`]), so an opt-out
 //! binds from its commit on, whatever Redis does. Deciding twice is safe: the answer depends on its inputs only.
 
 pub mod amqp;
@@ -15,8 +15,9 @@ use diesel_async::AsyncPgConnection;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::card::{Card, Cards};
+use crate::card::{self, Card};
 use crate::error::Result;
+use crate::infra::cache::Cache;
 use decision::Decision;
 
 /// A request to push something to a user, whichever door it came through.
@@ -41,11 +42,11 @@ pub enum Outcome {
 }
 
 /// Decides a batch; one outcome for each request, in order.
-pub async fn process(conn: &mut AsyncPgConnection, cards: &Cards, requests: &[&PushRequest], now: DateTime<Utc>) -> Result<Vec<Outcome>> {
+pub async fn process(conn: &mut AsyncPgConnection, cache: &Cache, requests: &[&PushRequest], now: DateTime<Utc>) -> Result<Vec<Outcome>> {
     let mut user_ids: Vec<Uuid> = requests.iter().map(|request| request.user_id).collect();
     user_ids.sort_unstable();
     user_ids.dedup();
-    let cards: HashMap<Uuid, Card> = cards.read_current(conn, &user_ids).await?;
+    let cards: HashMap<Uuid, Card> = card::read_current(conn, cache, &user_ids).await?;
     let outcomes = requests.iter().map(|request| match cards.get(&request.user_id) {
         None => Outcome::UnknownUser,
         Some(card) => Outcome::Decided(decision::decide(card, request.expires_at, now), Box::new(card.clone())),

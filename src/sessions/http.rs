@@ -1,18 +1,19 @@
-//! `/auth/login` and the shape in which tokens are given.
+//! `/auth/login`, and how tokens are given.
 
 use actix_web::HttpRequest;
 use apistos::{ApiComponent, api_operation};
+use futures_util::FutureExt as _;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::{Device, Tokens};
+use super::{Device, Lifetime, Tokens};
 use crate::card::Card;
 use crate::error::{Error, Result};
 use crate::http::State;
 use crate::http::envelope::Reply;
 use crate::http::extract::Body;
 use crate::http::origin;
-use crate::http::user_body::UserBody;
+use crate::http::user_body::SignedInBody;
 use crate::passwords::Password;
 
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
@@ -32,30 +33,6 @@ fn example_password() -> &'static str {
     "TestPass123!"
 }
 
-/// A user and the tokens of a new session.
-#[derive(Debug, Serialize, JsonSchema, ApiComponent)]
-pub struct SignedInUser {
-    pub user: UserBody,
-    pub access_token: String,
-    pub refresh_token: String,
-    /// Always `Bearer`.
-    pub token_type: &'static str,
-    /// Seconds until the access token expires.
-    pub expires_in: u64,
-}
-
-impl SignedInUser {
-    pub fn new(card: Card, tokens: Tokens) -> Self {
-        Self {
-            user: card.into(),
-            access_token: tokens.access_token,
-            refresh_token: tokens.refresh_token,
-            token_type: "Bearer",
-            expires_in: tokens.expires_in_seconds,
-        }
-    }
-}
-
 #[api_operation(
     tag = "sessions",
     operation_id = "login",
@@ -70,12 +47,24 @@ impl SignedInUser {
     error_code = 503,
     skip_args = "request"
 )]
-pub async fn login(app: State, request: HttpRequest, Body(body): Body<Login>) -> Result<Reply<SignedInUser>> {
+pub async fn login(app: State, request: HttpRequest, Body(body): Body<Login>) -> Result<Reply<SignedInBody>> {
     if body.password.is_empty() {
         return Err(Error::field("password", "must not be empty"));
     }
+    let now = app.clock.now();
     let ip = origin::client_ip(&request, app.config.http.trusted_proxy_count);
     let device = Device { ip, user_agent: origin::user_agent(&request) };
-    let (card, tokens) = super::sign_in(&app, &body.email, Password::typed(&body.password), device, origin::bucket(ip)).await?;
-    Ok(Reply::new("Signed in", SignedInUser::new(card, tokens)))
+    let verified = super::verify(&app, &body.email, Password::typed(&body.password), origin::bucket(ip)).await?;
+    let (keys, lifetime) = (app.keys.clone(), Lifetime::from(&app.config.identity));
+    let (card, opened) =
+        app.db.write(move |tx| async move { super::sign_in(tx, &keys, verified, device, lifetime, now).await }.boxed()).await?;
+    Ok(Reply::new("Signed in", super::issue_tokens(&app, opened, now)?.with_user(card)))
+}
+
+impl Tokens {
+    /// As every door gives them.
+    pub fn with_user(self, card: Card) -> SignedInBody {
+        let Self { access_token, refresh_token, expires_in_seconds } = self;
+        SignedInBody { user: card.into(), access_token, refresh_token, token_type: "Bearer", expires_in: expires_in_seconds }
+    }
 }

@@ -18,12 +18,15 @@ use crate::card::{self, Card};
 use crate::config::Identity;
 use crate::error::{Code, Error, Result};
 use crate::infra::db::Tx;
+use crate::infra::keys::ServerKeys;
 use crate::infra::throttle;
 use crate::passwords::{self, Password};
 use refresh_token::RefreshToken;
 
 /// Beyond this the session that was used longest ago ends.
 const MAX_PER_USER: i64 = 20;
+
+const ACCOUNT_LIMIT: &str = "LOGIN_ACCOUNT";
 
 /// Where a session is used from.
 #[derive(Clone, Debug, Default)]
@@ -62,36 +65,50 @@ pub struct Tokens {
     pub expires_in_seconds: u64,
 }
 
-/// Signs in. Wrong, unknown and inactive are one answer, after the same work.
-pub async fn sign_in(app: &App, email: &str, password: Password, device: Device, bucket: String) -> Result<(Card, Tokens)> {
-    let now = app.clock.now();
-    let refused = || Error::new(Code::InvalidCredentials, "Address or password are wrong, or the account is not active.");
+/// Somebody who knew the password.
+#[derive(Debug)]
+pub struct Verified {
+    card: Card,
+    /// What was counted, to be forgotten now that it was right.
+    account_key: String,
+}
+
+/// Checks address and password. Wrong, unknown and inactive are one answer, after the same work.
+pub async fn verify(app: &App, email: &str, password: Password, bucket: String) -> Result<Verified> {
     // What is no address has no account; it is counted and answered like any unknown one.
     let email_key = EmailAddress::parse(email).map(|address| address.key()).unwrap_or_default();
-    let found = count_and_find(app, email_key.clone(), bucket.clone(), now).await?;
+    let account_key = account_key(&email_key, &bucket);
+    let found = count_and_find(app, email_key, account_key.clone(), bucket).await?;
     let (card, hash) = found.map_or((None, None), |(card, hash)| (Some(card), hash));
     let fits = app.hasher.verify(password.into_secret(), hash).await?;
-    let card = card.filter(|card| fits && card.is_active).ok_or_else(refused)?;
-    let (user_id, epoch, lifetime, keys) = (card.user_id, card.session_epoch, Lifetime::from(&app.config.identity), app.keys.clone());
-    let opened = app.db.write(move |tx| {
-        async move {
-            throttle::delete_count(tx, &keys, "LOGIN_ACCOUNT", &account_key(&email_key, &bucket)).await?;
-            // Under the epoch that the password was read in: a change in between leaves this session dead.
-            open(tx, user_id, epoch, device, lifetime, now).await
-        }
-        .boxed()
-    });
-    let opened = opened.await?;
-    Ok((card, issue_tokens(app, opened, now)?))
+    let card = card.filter(|card| fits && card.is_active);
+    let refused = || Error::new(Code::InvalidCredentials, "Address or password are wrong, or the account is not active.");
+    Ok(Verified { card: card.ok_or_else(refused)?, account_key })
+}
+
+/// Opens a session for somebody who was verified.
+pub async fn sign_in(
+    tx: &mut Tx,
+    keys: &ServerKeys,
+    verified: Verified,
+    device: Device,
+    lifetime: Lifetime,
+    now: DateTime<Utc>,
+) -> Result<(Card, Opened)> {
+    let Verified { card, account_key } = verified;
+    throttle::delete_count(tx, keys, ACCOUNT_LIMIT, &account_key).await?;
+    // Under the epoch that the password was read in: a change in between leaves this session dead.
+    let opened = open(tx, card.user_id, card.session_epoch, device, lifetime, now).await?;
+    Ok((card, opened))
 }
 
 /// Counts the attempt before anything is hashed, and reads the account.
-async fn count_and_find(app: &App, email_key: String, bucket: String, now: DateTime<Utc>) -> Result<Option<(Card, Option<String>)>> {
-    let (keys, limits) = (app.keys.clone(), app.config.limits.clone());
+async fn count_and_find(app: &App, email_key: String, account_key: String, bucket: String) -> Result<Option<(Card, Option<String>)>> {
+    let (keys, limits, now) = (app.keys.clone(), app.config.limits.clone(), app.clock.now());
     let reading = app.db.read(move |conn| {
         async move {
             throttle::count(conn, &keys, "LOGIN_IP", &bucket, limits.login_ip, now).await?;
-            throttle::count(conn, &keys, "LOGIN_ACCOUNT", &account_key(&email_key, &bucket), limits.login_account, now).await?;
+            throttle::count(conn, &keys, ACCOUNT_LIMIT, &account_key, limits.login_account, now).await?;
             let Some(card) = card::find_by_email_key(conn, &email_key).await? else { return Ok(None) };
             let hash = passwords::find_hash(conn, card.user_id).await?;
             Ok(Some((card, hash)))

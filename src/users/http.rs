@@ -18,11 +18,9 @@ use crate::http::auth::SignedIn;
 use crate::http::envelope::{Created, Reply};
 use crate::http::extract::{Body, present};
 use crate::http::origin;
-use crate::http::user_body::UserBody;
-use crate::infra::throttle;
+use crate::http::user_body::{SignedInBody, UserBody};
 use crate::passwords::Password;
 use crate::push_tokens::PushToken;
-use crate::sessions::http::SignedInUser;
 use crate::sessions::{self, Device};
 
 /// A new account.
@@ -73,17 +71,17 @@ fn example_password() -> &'static str {
     error_code = 503,
     skip_args = "request"
 )]
-pub async fn register_user(app: State, request: HttpRequest, Body(body): Body<Register>) -> Result<Created<SignedInUser>> {
+pub async fn register_user(app: State, request: HttpRequest, Body(body): Body<Register>) -> Result<Created<SignedInBody>> {
     let now = app.clock.now();
     let ip = origin::client_ip(&request, app.config.http.trusted_proxy_count);
     let device = Device { ip, user_agent: origin::user_agent(&request) };
     let checked = check(body)?;
-    count_registration(&app, origin::bucket(ip), now).await?;
+    super::count_attempt(&app, origin::bucket(ip), now).await?;
     let registration = hash(&app, checked, device).await?;
     let lifetime = sessions::Lifetime::from(&app.config.identity);
     let (card, opened) = app.db.write(move |tx| super::register(tx, registration, lifetime, now).boxed()).await?;
     let tokens = sessions::issue_tokens(&app, opened, now)?;
-    Ok(Created::new("Registered", SignedInUser::new(card, tokens)))
+    Ok(Created::new("Registered", tokens.with_user(card)))
 }
 
 struct Checked {
@@ -109,11 +107,6 @@ fn check(body: Register) -> Result<Checked> {
         (Some(name), Some(email), Some(password), Some(push_token)) => Ok(Checked { name, email, password, push_token, preferences }),
         _ => Err(Error::internal("a checked registration lacks a field")),
     }
-}
-
-async fn count_registration(app: &App, bucket: String, now: DateTime<Utc>) -> Result<()> {
-    let (keys, limit) = (app.keys.clone(), app.config.limits.register_ip);
-    app.db.read(move |conn| async move { throttle::count(conn, &keys, "REGISTER_IP", &bucket, limit, now).await }.boxed()).await
 }
 
 /// Before the transaction: a hash takes a tenth of a second, which no connection should wait for.

@@ -1,13 +1,16 @@
 //! Registration: the account, its credentials, preferences, push token and first session in one transaction.
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt as _;
 use uuid::Uuid;
 
 use super::store;
+use crate::app::App;
 use crate::card::email_address::EmailAddress;
 use crate::card::{self, Card, Preferences};
 use crate::error::{Error, Result};
 use crate::infra::db::Tx;
+use crate::infra::throttle;
 use crate::push_tokens::PushToken;
 use crate::sessions::{self, Device, Opened};
 use crate::{passwords, preferences, push_tokens};
@@ -21,6 +24,12 @@ pub struct Registration {
     pub push_token: Option<PushToken>,
     pub preferences: Preferences,
     pub device: Device,
+}
+
+/// Counts an attempt from an address, before anything is hashed for it.
+pub async fn count_attempt(app: &App, bucket: String, now: DateTime<Utc>) -> Result<()> {
+    let (keys, limit) = (app.keys.clone(), app.config.limits.register_ip);
+    app.db.read(move |conn| async move { throttle::count(conn, &keys, "REGISTER_IP", &bucket, limit, now).await }.boxed()).await
 }
 
 /// Creates the account and signs it in.

@@ -90,10 +90,6 @@ impl TestBroker {
         self.receive(&self.names.deliver_queue, 1).await.remove(0)
     }
 
-    pub async fn dead(&self) -> Received {
-        self.receive(&self.names.failed_queue, 1).await.remove(0)
-    }
-
     /// Messages that wait in a queue.
     pub async fn waiting(&self, queue: &str) -> u32 {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };

@@ -1,0 +1,108 @@
+# `make help` lists the targets. Everything that CI runs is `make check`.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The services' addresses and this checkout's secrets, for what runs against them.
+WITH_ENV = set -a; eval "$$(scripts/dev-env)"; set +a;
+# Tests answer what they are asked, not what a developer's shell says.
+WITH_SERVICES = set -a; eval "$$(scripts/services env)"; set +a;
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: services
+services: ## Start PostgreSQL, Redis and RabbitMQ (installs Debian packages where permitted)
+	@scripts/services up
+
+.PHONY: run
+run: services ## Build and serve http://localhost:8000 as API and worker
+	@cargo build --quiet --bin user-service
+	@$(WITH_ENV) scripts/welcome & \
+	 $(WITH_ENV) exec target/debug/user-service serve --role both
+
+.PHONY: demo
+demo: services ## Against the running service: a delivery, a skip and a dead letter
+	@cargo build --quiet --example demo
+	@$(WITH_ENV) BASE_URL=$${BASE_URL:-http://localhost:$${PORT:-8000}} target/debug/examples/demo
+
+.PHONY: stop
+stop: ## Stop PostgreSQL, Redis and RabbitMQ; their data stays
+	@scripts/services down
+
+.PHONY: check
+check: fmt-check lint doc deny schema-check test ## All that CI runs
+
+.PHONY: test
+test: unit integration chaos-short ## Every test there is, on the real services
+
+.PHONY: unit
+unit: ## Tests of pure decisions and of the architecture; need no service
+	@cargo test --quiet --lib --test architecture
+
+.PHONY: integration
+integration: services ## The service on real PostgreSQL, Redis and RabbitMQ
+	@cargo build --quiet --bin user-service --example demo
+	@$(WITH_SERVICES) cargo test --quiet --test it
+
+# Its kills would break what runs beside it, so it has a set of services of its own.
+.PHONY: chaos-short
+chaos-short: export SERVICES_SET := chaos
+chaos-short: ## Kill broker, database and cache under the running service
+	@scripts/services up
+	@$(WITH_SERVICES) cargo test --quiet --test chaos -- --test-threads=1 && status=0 || status=$$?; scripts/services down; exit $$status
+
+.PHONY: bench
+bench: services ## Requests and messages a second next to bare counterparts, as ratios
+	@$(WITH_SERVICES) cargo bench --quiet --bench throughput
+
+.PHONY: fmt
+fmt: ## Format the code
+	@cargo fmt
+
+.PHONY: fmt-check
+fmt-check:
+	@cargo fmt --check
+
+.PHONY: lint
+lint: ## Clippy, warnings are errors
+	@cargo clippy --quiet --all-targets -- -D warnings
+
+.PHONY: doc
+doc: ## Build the documentation; broken links are errors
+	@RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --lib
+
+.PHONY: deny
+deny: ## Licences, sources, banned crates; advisories where their database can be reached
+	@scripts/tools cargo-deny
+	@.local/tools/bin/cargo-deny --log-level error check bans licenses sources
+	@scripts/advisories
+
+.PHONY: migrate
+migrate: services ## Apply the migrations to the development database
+	@$(WITH_ENV) cargo run --quiet --bin user-service -- migrate
+
+.PHONY: schema
+schema: services ## Write src/infra/schema.rs from the migrations
+	@scripts/tools diesel
+	@scripts/schema write
+
+.PHONY: schema-check
+schema-check: services
+	@scripts/tools diesel
+	@scripts/schema check
+
+.PHONY: openapi
+openapi: ## Write the OpenAPI document to openapi.json
+	@cargo run --quiet --bin user-service -- openapi > openapi.json
+	@echo openapi.json
+
+.PHONY: snapshots
+snapshots: services ## Accept changed snapshots of answers and of the OpenAPI document
+	@cargo build --quiet --bin user-service --example demo
+	@$(WITH_SERVICES) INSTA_UPDATE=always cargo test --quiet --test it
+
+.PHONY: image
+image: ## Build the container image
+	docker build --tag user-service:dev .
