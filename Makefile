@@ -51,7 +51,7 @@ integration: services ## The service on real PostgreSQL, Redis and RabbitMQ
 chaos-short: export SERVICES_SET := chaos
 chaos-short: ## Kill broker, database and cache under the running service
 	@scripts/services up
-	@$(WITH_SERVICES) cargo test --quiet --test chaos -- --test-threads=1 && status=0 || status=$$?; scripts/services down; exit $$status
+	@$(WITH_SERVICES) cargo test --quiet --test chaos -- --test-threads=1 --nocapture && status=0 || status=$$?; scripts/services down; exit $$status
 
 .PHONY: bench
 bench: services ## Requests and messages a second next to bare counterparts, as ratios

@@ -1,1 +1,208 @@
-fn main() {}
+//! Requests and messages a second, next to bare counterparts built from the same libraries, in the same run.
+//!
+//! What counts is the ratio; the absolute figures are this machine's. `make bench` runs it on the development services.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a program to be watched")]
+
+#[path = "../tests/it/support/mod.rs"]
+#[expect(dead_code, reason = "shared with tests/it, which uses more of it")]
+mod support;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+use diesel::sql_types::{Text, Uuid as SqlUuid};
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::AsyncDieselConnectionManager;
+use diesel_async::pooled_connection::deadpool::Pool;
+use futures_util::future::join_all;
+use futures_util::{FutureExt as _, StreamExt as _};
+use lapin::options::*;
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Confirmation};
+use serde_json::json;
+use support::client::TestUser;
+use support::{Client, TestApp, TestBroker};
+use user_service::config::Role;
+
+const CLIENTS: usize = 16;
+const HTTP_SECONDS: u64 = 5;
+const MESSAGES: usize = 20_000;
+const USERS: usize = 1_000;
+
+fn main() {
+    // `cargo test --all-targets` runs benches too; they are for `make bench`.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    actix_rt::System::with_tokio_rt(runtime).block_on(async {
+        http().await;
+        messages().await;
+    });
+}
+
+/// Profile reads against a bare handler that makes one query on a pool of the same size.
+async fn http() {
+    let app = TestApp::start_with(Role::Api, |config| {
+        config.database.pool_size = 32;
+        config.http.workers = None;
+    })
+    .await;
+    let user = app.client.register("Ada").await;
+    let bare = bare_server(&app.database_url).await;
+    let path = format!("/users/{}", user.id);
+    let bare_rate = request_rate(&Client::new(bare), &path).await;
+    let me = app.client.as_user(&user);
+    println!("{:<44} {bare_rate:>9.0}/s", "bare actix + diesel, one SELECT");
+    for (what, path) in [
+        ("GET /users/profile (PostgreSQL)", "/api/v1/users/profile"),
+        ("GET /users/preferences (cached card)", "/api/v1/users/preferences"),
+    ] {
+        let rate = request_rate(&me, path).await;
+        println!("{what:<44} {rate:>9.0}/s   ratio {:.2}", rate / bare_rate);
+    }
+    app.stop().await.unwrap();
+}
+
+async fn bare_server(database_url: &str) -> String {
+    use diesel_async::RunQueryDsl as _;
+    #[derive(diesel::QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Text)]
+        name: String,
+        #[diesel(sql_type = Text)]
+        email: String,
+    }
+    async fn user(pool: web::Data<Pool<AsyncPgConnection>>, id: web::Path<uuid::Uuid>) -> HttpResponse {
+        let mut conn = pool.get().await.unwrap();
+        let query = diesel::sql_query("SELECT name, email FROM users WHERE id = $1").bind::<SqlUuid, _>(*id);
+        let row: Row = query.get_result(&mut conn).await.unwrap();
+        HttpResponse::Ok().json(json!({"name": row.name, "email": row.email}))
+    }
+    let pool = Pool::builder(AsyncDieselConnectionManager::<AsyncPgConnection>::new(database_url)).max_size(32).build().unwrap();
+    // Made on this runtime, as the service's are.
+    join_all((0..32).map(|_| pool.get())).await;
+    let pool = web::Data::new(pool);
+    let server = HttpServer::new(move || App::new().app_data(pool.clone()).route("/users/{id}", web::get().to(user)));
+    let server = server.disable_signals().bind("127.0.0.1:0").unwrap();
+    let address = server.addrs()[0];
+    actix_rt::spawn(server.run());
+    format!("http://{address}")
+}
+
+async fn request_rate(client: &Client, path: &str) -> f64 {
+    let count = Arc::new(AtomicU64::new(0));
+    let until = Instant::now() + Duration::from_secs(HTTP_SECONDS);
+    let started = Instant::now();
+    join_all((0..CLIENTS).map(|_| async {
+        while Instant::now() < until {
+            let answer = client.get(path).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }))
+    .await;
+    count.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64()
+}
+
+/// The worker against a bare consume–publish–confirm–ack relay between the same kinds of queue.
+async fn messages() {
+    // Declares the queues, then leaves them to the relay.
+    let owner = TestApp::start_with(Role::Both, |_| {}).await;
+    let users: Vec<TestUser> = join_all((0..USERS).map(|_| owner.client.register("Ada"))).await;
+    let (names, database_url) = (owner.config.broker.clone().unwrap(), owner.database_url.clone());
+    let broker = owner.broker().await;
+    owner.halt().await;
+
+    fill(&broker, &users).await;
+    let bare_rate = MESSAGES as f64 / bare_relay(&broker).await.as_secs_f64();
+    broker.channel.queue_purge(names.deliver_queue.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
+    println!("{:<44} {bare_rate:>9.0}/s", "bare consume, publish, confirm, ack");
+
+    for what in ["worker, every user cold", "worker, every user cached"] {
+        fill(&broker, &users).await;
+        let (names, prefix) = (names.clone(), "bench".to_owned());
+        let services = support::Services::from_env();
+        let started = Instant::now();
+        let app = TestApp::launch(services, database_url.clone(), Role::Worker, |config| {
+            config.broker = Some(names);
+            config.redis_prefix = prefix;
+            config.database.pool_size = 16;
+        })
+        .await;
+        let first = wait_for(&broker, 1).await.duration_since(started);
+        let rate = (MESSAGES - 1) as f64 / (wait_for(&broker, MESSAGES).await.duration_since(started) - first).as_secs_f64();
+        println!("{what:<44} {rate:>9.0}/s   ratio {:.2}", rate / bare_rate);
+        broker.channel.queue_purge(broker.names.deliver_queue.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
+        app.halt().await;
+    }
+    broker.delete_all().await;
+}
+
+async fn fill(broker: &TestBroker, users: &[TestUser]) {
+    let mut confirms = Vec::new();
+    for n in 0..MESSAGES {
+        let body = json!({"notification_type": "push", "user_id": users[n % users.len()].id, "template_code": "WELCOME",
+            "variables": {"link": "https://example.com"}, "request_id": uuid::Uuid::now_v7().to_string()});
+        let (exchange, key) = (broker.names.exchange.as_str().into(), broker.names.push_key.as_str().into());
+        let properties = BasicProperties::default().with_delivery_mode(2);
+        confirms.push(
+            broker
+                .channel
+                .basic_publish(exchange, key, BasicPublishOptions::default(), body.to_string().as_bytes(), properties)
+                .await
+                .unwrap(),
+        );
+    }
+    assert!(join_all(confirms).await.into_iter().all(|confirm| confirm.unwrap() == Confirmation::Ack(None)));
+}
+
+async fn bare_relay(broker: &TestBroker) -> Duration {
+    let channel = broker.connection.create_channel().await.unwrap();
+    channel.basic_qos(256, BasicQosOptions::default()).await.unwrap();
+    let (queue, exchange, key) = (&broker.names.push_queue, &broker.names.exchange, &broker.names.deliver_key);
+    let mut consumer =
+        channel.basic_consume(queue.as_str().into(), "bare".into(), BasicConsumeOptions::default(), FieldTable::default()).await.unwrap();
+    let started = Instant::now();
+    let (mut done, mut seen) = (0, HashSet::new());
+    while done < MESSAGES {
+        let mut batch = vec![consumer.next().await.unwrap().unwrap()];
+        while let Some(Some(delivery)) = consumer.next().now_or_never() {
+            batch.push(delivery.unwrap());
+        }
+        let mut confirms = Vec::with_capacity(batch.len());
+        for delivery in &batch {
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let properties = BasicProperties::default().with_delivery_mode(2);
+            confirms.push(
+                broker
+                    .channel
+                    .basic_publish(exchange.as_str().into(), key.as_str().into(), options, &delivery.data, properties)
+                    .await
+                    .unwrap(),
+            );
+        }
+        assert!(join_all(confirms).await.into_iter().all(|confirm| confirm.unwrap() == Confirmation::Ack(None)));
+        let last = batch.last().unwrap().delivery_tag;
+        channel.basic_ack(last, BasicAckOptions { multiple: true }).await.unwrap();
+        seen.extend(batch.iter().map(|delivery| delivery.delivery_tag));
+        done += batch.len();
+    }
+    assert_eq!(seen.len(), MESSAGES);
+    let elapsed = started.elapsed();
+    channel.close(200, "done".into()).await.unwrap();
+    elapsed
+}
+
+async fn wait_for(broker: &TestBroker, count: usize) -> Instant {
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while (broker.waiting(&broker.names.deliver_queue).await as usize) < count {
+        assert!(Instant::now() < deadline, "not {count} deliveries within two minutes");
+        tick.tick().await;
+    }
+    Instant::now()
+}

@@ -74,11 +74,11 @@ fn routes(
             if role.has_api() {
                 config.service(api_v1());
             }
-            config.service(resource("/health").route(get().to(health::get_health)));
         })
         .build_with(docs::OPENAPI_PATH, build)
         .configure(state)
         .configure(move |config| {
+            config.route("/health", actix_web::web::get().to(health::get_health));
             config.route("/health/live", actix_web::web::get().to(health::get_liveness));
             config.route("/health/ready", actix_web::web::get().to(health::get_readiness));
             config.route("/metrics", actix_web::web::get().to(health::get_metrics));

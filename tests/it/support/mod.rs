@@ -43,6 +43,14 @@ impl Services {
     }
 }
 
+impl Services {
+    /// `TEST_LOG=1` shows the services' logs, for looking into a failure.
+    #[expect(clippy::disallowed_methods, reason = "tests are told whether to log")]
+    fn wants_logs() -> bool {
+        std::env::var_os("TEST_LOG").is_some()
+    }
+}
+
 /// A running service.
 pub struct TestApp {
     pub app: App,
@@ -53,6 +61,7 @@ pub struct TestApp {
     services: Services,
     stop: CancellationToken,
     ended: Option<std::thread::JoinHandle<Result<(), String>>>,
+    result: Option<Result<(), String>>,
 }
 
 impl TestApp {
@@ -85,6 +94,9 @@ impl TestApp {
     pub async fn launch(services: Services, database_url: String, role: Role, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(&services, &database_url, role);
         change(&mut config);
+        if Services::wants_logs() {
+            user_service::infra::telemetry::start_logging(&config.log);
+        }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = Client::new(format!("http://{}", listener.local_addr().unwrap()));
         let (clock, stop) = (Clock::default(), CancellationToken::new());
@@ -101,7 +113,7 @@ impl TestApp {
             }
         });
         let app = take.await.expect("the service did not start");
-        let test = Self { app, client, clock, database_url, config, services, stop, ended: Some(ended) };
+        let test = Self { app, client, clock, database_url, config, services, stop, ended: Some(ended), result: None };
         eventually("the service is ready", async || test.client.get("/health/ready").await.status == 200).await;
         test
     }
@@ -128,18 +140,29 @@ impl TestApp {
         diesel::sql_query(query).get_result::<Count>(&mut conn).await.unwrap().n
     }
 
-    /// Asks the service to stop and waits for its end.
-    pub async fn stop(mut self) -> Result<(), String> {
+    /// Asks the service to stop and waits for its end; what it used stays for the next.
+    pub async fn halt(mut self) -> Self {
         self.stop.cancel();
         let ended = self.ended.take().unwrap();
         let result = tokio::task::spawn_blocking(move || ended.join().expect("the service panicked")).await.unwrap();
+        self.result = Some(result);
+        self
+    }
+
+    /// Asks the service to stop, waits for its end, and clears away what it used.
+    pub async fn stop(self) -> Result<(), String> {
+        let mut stopped = self.halt().await;
+        stopped.clear_away().await;
+        stopped.result.take().unwrap()
+    }
+
+    async fn clear_away(&self) {
         if let Some(broker) = &self.config.broker {
             TestBroker::connect(broker.clone()).await.delete_all().await;
         }
         let mut conn = AsyncPgConnection::establish(&self.services.database_url).await.unwrap();
         let name = self.database_url.rsplit('/').next().unwrap();
         let _ = conn.batch_execute(&format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await;
-        result
     }
 }
 
@@ -199,7 +222,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
         ],
         limits: config::Limits { register_ip: None, login_ip: None, login_account: None },
         shutdown_grace: Duration::from_secs(20),
-        log: config::Log { format: LogFormat::Json, filter: "warn".into() },
+        log: config::Log { format: LogFormat::Pretty, filter: "info,lapin=off,actix_server=off".into() },
     }
 }
 
