@@ -1,0 +1,23 @@
+# One image for every role: `docker run … user-service --role api|worker|both`.
+FROM rust:1.95-bookworm AS build
+WORKDIR /build
+# Dependencies first, against empty sources: this layer lasts until Cargo.lock changes.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src benches \
+ && echo 'fn main() {}' | tee src/main.rs benches/throughput.rs >/dev/null && touch src/lib.rs \
+ && mkdir -p tests/it tests/chaos && touch tests/it/main.rs tests/chaos/main.rs \
+ && cargo build --release --locked --bin user-service
+COPY migrations migrations
+COPY src src
+# The copied files may be older than the empty ones that were built.
+RUN touch src/main.rs src/lib.rs && cargo build --release --locked --bin user-service
+
+FROM debian:bookworm-slim
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
+ && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin user-service
+COPY --from=build /build/target/release/user-service /usr/local/bin/user-service
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=4s --start-period=20s --retries=3 CMD ["user-service", "healthcheck"]
+ENTRYPOINT ["user-service"]
+CMD ["serve", "--role", "both"]
