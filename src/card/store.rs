@@ -27,13 +27,16 @@ struct UserRow {
     updated_at: DateTime<Utc>,
 }
 
+/// The user, the live push token, and what was chosen for email and push.
+type CardRow = (UserRow, Option<String>, Option<bool>, Option<bool>);
+
 pub async fn list_cards(conn: &mut AsyncPgConnection, user_ids: &[Uuid]) -> QueryResult<Vec<Card>> {
     let live_token = push_tokens::user_id.eq(users::id).and(push_tokens::retired_at.is_null());
     let email = by_email.field(preferences::user_id).eq(users::id);
     let email = email.and(by_email.field(preferences::category).eq("")).and(by_email.field(preferences::channel).eq("email"));
     let push = by_push.field(preferences::user_id).eq(users::id);
     let push = push.and(by_push.field(preferences::category).eq("")).and(by_push.field(preferences::channel).eq("push"));
-    let rows: Vec<(UserRow, Option<String>, Option<bool>, Option<bool>)> = users::table
+    let rows: Vec<CardRow> = users::table
         .left_join(push_tokens::table.on(live_token))
         .left_join(by_email.on(email))
         .left_join(by_push.on(push))

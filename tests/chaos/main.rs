@@ -89,6 +89,16 @@ async fn delivered(names: &Broker, wanted: &HashSet<usize>) -> (HashSet<usize>, 
     (seen, duplicates)
 }
 
+#[expect(clippy::print_stdout, reason = "figures for whoever runs it")]
+fn report(what: &str, confirmed: &HashSet<usize>, seen: &HashSet<usize>, duplicates: usize) {
+    let (lost, invented) = (confirmed.difference(seen).count(), seen.difference(confirmed).count());
+    println!(
+        "{what}: confirmed {}, delivered {}, lost {lost}, invented {invented}, raw duplicates {duplicates}",
+        confirmed.len(),
+        seen.len()
+    );
+}
+
 /// Takes what is there; acknowledged only once it is noted.
 async fn observe(names: &Broker, seen: &mut HashSet<usize>, raw: &mut usize) -> lapin::Result<()> {
     let connection = Connection::connect(names.url.expose_secret(), ConnectionProperties::default()).await?;
@@ -130,11 +140,7 @@ async fn a_killed_broker_costs_no_confirmed_request() {
         producer.publish(id).await;
     }
     let (seen, duplicates) = delivered(&producer.names, &producer.confirmed).await;
-    println!(
-        "broker killed 3 times: confirmed {}, delivered {}, lost 0, raw duplicates {duplicates}",
-        producer.confirmed.len(),
-        seen.len()
-    );
+    report("broker killed 3 times", &producer.confirmed, &seen, duplicates);
     assert_eq!(seen, producer.confirmed, "something was invented");
     app.stop().await.unwrap();
 }
@@ -181,7 +187,7 @@ async fn a_killed_database_is_503_never_401_and_no_push_is_lost() {
     services(&["start", "postgres"]).await;
     within(Duration::from_secs(10), "the API recovers by itself", async || me.get("/api/v1/users/profile").await.status == 200).await;
     let (seen, duplicates) = delivered(&producer.names, &producer.confirmed).await;
-    println!("database killed: confirmed {}, delivered {}, lost 0, raw duplicates {duplicates}", producer.confirmed.len(), seen.len());
+    report("database killed", &producer.confirmed, &seen, duplicates);
     assert_eq!((seen, broker.waiting(&broker.names.failed_queue).await), (producer.confirmed, 0));
     app.stop().await.unwrap();
 }

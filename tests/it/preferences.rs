@@ -24,7 +24,8 @@ async fn a_reader_never_sees_preferences_older_than_an_answered_change() {
     let app = TestApp::api().await;
     let user = app.client.register("Ada").await;
     let me = app.client.as_user(&user);
-    let reading = tokio::spawn({
+    let mut reading = tokio::task::JoinSet::new();
+    reading.spawn({
         let me = me.clone();
         // Fills the cache all the time, also with what it read just before a change.
         async move {
@@ -38,7 +39,7 @@ async fn a_reader_never_sees_preferences_older_than_an_answered_change() {
         assert_eq!(me.patch("/api/v1/users/preferences", json!({"push": wanted})).await.status, 200);
         assert_eq!(me.get("/api/v1/users/preferences").await.data()["push"], json!(wanted), "round {round}");
     }
-    reading.abort();
+    reading.shutdown().await;
     app.stop().await.unwrap();
 }
 
