@@ -112,7 +112,8 @@ async fn request_rate(client: &Client, path: &str) -> f64 {
 async fn messages() {
     // Declares the queues, then leaves them to the relay.
     let owner = TestApp::start_with(Role::Both, |_| {}).await;
-    let users: Vec<TestUser> = join_all((0..USERS).map(|_| owner.client.register("Ada"))).await;
+    let registering = futures_util::stream::iter(0..USERS).map(|_| owner.client.register("Ada"));
+    let users: Vec<TestUser> = registering.buffer_unordered(8).collect().await;
     let (names, database_url) = (owner.config.broker.clone().unwrap(), owner.database_url.clone());
     let broker = owner.broker().await;
     owner.halt().await;
@@ -122,7 +123,7 @@ async fn messages() {
     broker.channel.queue_purge(names.deliver_queue.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
     println!("{:<44} {bare_rate:>9.0}/s", "bare consume, publish, confirm, ack");
 
-    for what in ["worker, every user cold", "worker, every user cached"] {
+    for what in ["worker, cache empty at its start", "worker, every user cached"] {
         fill(&broker, &users).await;
         let (names, prefix) = (names.clone(), "bench".to_owned());
         let services = support::Services::from_env();

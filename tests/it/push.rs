@@ -129,8 +129,8 @@ async fn an_opt_out_binds_from_its_answer_on_however_warm_the_cache() {
         assert_eq!(broker.delivered().await.message_id(), Some(format!("on-{round}")));
         assert_eq!(me.patch("/api/v1/users/preferences", json!({"push": false})).await.status, 200);
         broker.request_push(&user.id, &format!("off-{round}")).await;
+        assert_eq!(broker.receive(&events, 1).await[0].json()["notification_id"], json!(format!("off-{round}")));
     }
-    assert_eq!(broker.receive(&events, 50).await.len(), 50);
     broker.request_push(&other.id, "last").await;
     assert_eq!(broker.delivered().await.message_id().as_deref(), Some("last"), "an opted-out request was delivered");
     app.stop().await.unwrap();
