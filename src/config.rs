@@ -234,8 +234,8 @@ impl Config {
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(30), 1..=600),
             log: Log {
                 format: env.choice("LOG_FORMAT", &[("json", LogFormat::Json), ("pretty", LogFormat::Pretty)], LogFormat::Json),
-                // lapin reports each lost connection as an error of its own; the supervisor says it once.
-                filter: env.filter("RUST_LOG", "info,lapin=off"),
+                // lapin reports each lost connection as an error of its own; the supervisor says it once; actix tells of each of its threads.
+                filter: env.filter("RUST_LOG", "info,lapin=off,actix_server=warn"),
             },
         };
         env.refuse_unknown_limits(&names);
