@@ -112,6 +112,8 @@ pub struct Identity {
     pub access_token_ttl: Duration,
     pub refresh_token_idle: Duration,
     pub refresh_token_absolute: Duration,
+    /// How long the token before the newest one may come back and gets the same successor.
+    pub refresh_grace: Duration,
     pub bcrypt_cost: u32,
 }
 
@@ -161,6 +163,7 @@ pub struct Limits {
     pub register_ip: Limit,
     pub login_ip: Limit,
     pub login_account: Limit,
+    pub refresh_session: Limit,
 }
 
 #[derive(Clone, Debug)]
@@ -223,6 +226,7 @@ impl Config {
                 access_token_ttl: env.seconds("ACCESS_TOKEN_TTL_SECONDS", HOUR, 60..=86_400),
                 refresh_token_idle: env.seconds("REFRESH_TOKEN_IDLE_SECONDS", 24 * HOUR, 3600..=2_592_000),
                 refresh_token_absolute: env.seconds("REFRESH_TOKEN_ABSOLUTE_SECONDS", 720 * HOUR, 3600..=31_536_000),
+                refresh_grace: env.seconds("REFRESH_GRACE_SECONDS", Duration::from_secs(10), 0..=60),
                 bcrypt_cost: env.number("BCRYPT_COST", 11, 10..=15),
             },
             service_keys: env.service_keys("SERVICE_API_KEYS"),
@@ -230,6 +234,7 @@ impl Config {
                 register_ip: env.limit("LIMIT_REGISTER_IP", 20, 60),
                 login_ip: env.limit("LIMIT_LOGIN_IP", 10, 60),
                 login_account: env.limit("LIMIT_LOGIN_ACCOUNT", 5, 300),
+                refresh_session: env.limit("LIMIT_REFRESH_SESSION", 30, 60),
             },
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(30), 1..=600),
             log: Log {

@@ -50,9 +50,12 @@ pub enum Code {
     ValidationFailed,
     Unauthenticated,
     InvalidCredentials,
+    InvalidRefreshToken,
+    RefreshTokenReused,
     Forbidden,
     NotFound,
     UserNotFound,
+    SessionNotFound,
     NoContact,
     RateLimited,
     Unavailable,
@@ -71,9 +74,12 @@ impl Code {
         Code::ValidationFailed,
         Code::Unauthenticated,
         Code::InvalidCredentials,
+        Code::InvalidRefreshToken,
+        Code::RefreshTokenReused,
         Code::Forbidden,
         Code::NotFound,
         Code::UserNotFound,
+        Code::SessionNotFound,
         Code::NoContact,
         Code::RateLimited,
         Code::Unavailable,
@@ -110,9 +116,14 @@ impl Code {
             Code::InvalidCredentials => {
                 ("invalid_credentials", Kind::Unauthenticated, "Address or password are wrong, or the account is not active.")
             }
+            Code::InvalidRefreshToken => ("invalid_refresh_token", Kind::Unauthenticated, "The refresh token is not, or no longer, valid."),
+            Code::RefreshTokenReused => {
+                ("refresh_token_reused", Kind::Unauthenticated, "The refresh token was used before; its session has ended.")
+            }
             Code::Forbidden => ("forbidden", Kind::Forbidden, "The caller is known and may not do this."),
             Code::NotFound => ("not_found", Kind::NotFound, "There is nothing at this path."),
             Code::UserNotFound => ("user_not_found", Kind::NotFound, "There is no such user."),
+            Code::SessionNotFound => ("session_not_found", Kind::NotFound, "The user has no such session."),
             Code::NoContact => ("no_contact", Kind::NotFound, "The user has no contact for this channel."),
             Code::RateLimited => ("rate_limited", Kind::RateLimited, "Too many requests; see Retry-After."),
             Code::Unavailable => ("unavailable", Kind::Unavailable, "Something this needs is down or busy; see Retry-After."),

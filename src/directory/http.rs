@@ -13,7 +13,7 @@ use crate::error::{Code, Error, Result};
 use crate::http::State;
 use crate::http::auth::{AnyCaller, FromService, SignedIn};
 use crate::http::envelope::Reply;
-use crate::http::extract::{Query, UserId};
+use crate::http::extract::{PathId, Query};
 use crate::http::user_body::UserBody;
 
 #[api_operation(
@@ -27,7 +27,7 @@ use crate::http::user_body::UserBody;
     error_code = 404,
     error_code = 503
 )]
-pub async fn get_user(app: State, AnyCaller(caller): AnyCaller, UserId(id): UserId) -> Result<Reply<UserBody>> {
+pub async fn get_user(app: State, AnyCaller(caller): AnyCaller, PathId(id): PathId) -> Result<Reply<UserBody>> {
     let card = super::find_user(&app, &caller, id).await?;
     Ok(Reply::new("User", if caller.is_service() { UserBody::with_activity(card) } else { card.into() }))
 }
@@ -53,7 +53,7 @@ pub struct UserPreferences {
     error_code = 404,
     error_code = 503
 )]
-pub async fn get_user_preferences(app: State, AnyCaller(caller): AnyCaller, UserId(id): UserId) -> Result<Reply<UserPreferences>> {
+pub async fn get_user_preferences(app: State, AnyCaller(caller): AnyCaller, PathId(id): PathId) -> Result<Reply<UserPreferences>> {
     let wanted = super::find_user(&app, &caller, id).await?.preferences;
     let data =
         UserPreferences { user_id: id, email: wanted.email, push: wanted.push, email_enabled: wanted.email, push_enabled: wanted.push };
@@ -96,7 +96,7 @@ pub struct ContactBody {
 pub async fn get_user_contact(
     app: State,
     AnyCaller(caller): AnyCaller,
-    UserId(id): UserId,
+    PathId(id): PathId,
     Query(query): Query<ContactQuery>,
 ) -> Result<Reply<ContactBody>> {
     let channel = match query.channel {
@@ -130,7 +130,7 @@ pub struct PushTokenBody {
     error_code = 404,
     error_code = 503
 )]
-pub async fn get_user_push_token(app: State, FromService(service): FromService, UserId(id): UserId) -> Result<Reply<PushTokenBody>> {
+pub async fn get_user_push_token(app: State, FromService(service): FromService, PathId(id): PathId) -> Result<Reply<PushTokenBody>> {
     service.require(Scope::UsersRead)?;
     let card = super::find_user(&app, &Caller::Service(service), id).await?;
     let token = super::contact(&card, Channel::Push)?.contact;

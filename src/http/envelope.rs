@@ -19,6 +19,27 @@ pub struct Envelope<T: JsonSchema> {
     /// For people.
     pub message: String,
     pub data: T,
+    /// Only beside lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub meta: Option<Meta>,
+}
+
+/// Which part of a list this is.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+pub struct Meta {
+    pub total: u64,
+    pub limit: u64,
+    pub page: u64,
+    pub total_pages: u64,
+    pub has_next: bool,
+    pub has_previous: bool,
+}
+
+impl Meta {
+    /// Of a list that is given whole.
+    pub fn whole(total: usize, limit: u64) -> Self {
+        Self { total: total as u64, limit, page: 1, total_pages: 1, has_next: false, has_previous: false }
+    }
 }
 
 /// A failure.
@@ -35,11 +56,16 @@ pub struct Failure {
     pub errors: BTreeMap<String, Vec<String>>,
 }
 
+/// Data without a field.
+#[derive(Debug, Serialize, JsonSchema, ApiComponent)]
+pub struct Nothing {}
+
 /// What a handler returns: an envelope and its status.
 #[derive(Debug)]
 pub struct Reply<T, const STATUS: u16 = 200> {
     message: &'static str,
     data: T,
+    meta: Option<Meta>,
 }
 
 /// 201.
@@ -47,7 +73,13 @@ pub type Created<T> = Reply<T, 201>;
 
 impl<T, const STATUS: u16> Reply<T, STATUS> {
     pub fn new(message: &'static str, data: T) -> Self {
-        Self { message, data }
+        Self { message, data, meta: None }
+    }
+
+    /// The same, as a list.
+    #[must_use]
+    pub fn with_meta(self, meta: Meta) -> Self {
+        Self { meta: Some(meta), ..self }
     }
 }
 
@@ -56,7 +88,7 @@ impl<T: Serialize + JsonSchema, const STATUS: u16> Responder for Reply<T, STATUS
 
     fn respond_to(self, _request: &HttpRequest) -> HttpResponse {
         let status = StatusCode::from_u16(STATUS).unwrap_or(StatusCode::OK);
-        HttpResponse::build(status).json(Envelope { success: true, message: self.message.to_owned(), data: self.data })
+        HttpResponse::build(status).json(Envelope { success: true, message: self.message.to_owned(), data: self.data, meta: self.meta })
     }
 }
 

@@ -56,6 +56,39 @@ impl<T: ApiComponent> ApiComponent for Body<T> {
     }
 }
 
+/// A JSON body that may be left out, and its Content-Type with it.
+#[derive(Debug)]
+pub struct OptionalBody<T>(pub Option<T>);
+
+impl<T: DeserializeOwned + 'static> FromRequest for OptionalBody<T> {
+    type Error = Error;
+    type Future = Extracting<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        // A request has a body if one of these says so (RFC 9112, 6).
+        let length = request.headers().get(header::CONTENT_LENGTH).map(|length| length.as_bytes() != b"0");
+        if !length.unwrap_or_else(|| request.headers().contains_key(header::TRANSFER_ENCODING)) {
+            return Box::pin(std::future::ready(Ok(Self(None))));
+        }
+        let body = Body::<T>::from_request(request, payload);
+        Box::pin(async move { body.await.map(|Body(body)| Self(Some(body))) })
+    }
+}
+
+impl<T: ApiComponent> ApiComponent for OptionalBody<T> {
+    fn required() -> bool {
+        false
+    }
+
+    fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
+        T::child_schemas()
+    }
+
+    fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
+        T::schema()
+    }
+}
+
 fn check_media_type(request: &HttpRequest) -> Result<()> {
     let refused = |detail| Err(Error::new(Code::UnsupportedMediaType, detail));
     if request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -181,22 +214,22 @@ impl<T: JsonSchema + ApiComponent> ApiComponent for Query<T> {
 
 /// The `{id}` of a path.
 #[derive(Debug, Clone, Copy)]
-pub struct UserId(pub Uuid);
+pub struct PathId(pub Uuid);
 
-impl FromRequest for UserId {
+impl FromRequest for PathId {
     type Error = Error;
     type Future = std::future::Ready<Result<Self>>;
 
     fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
         let parsed = request.match_info().get("id").unwrap_or_default();
         std::future::ready(match Uuid::try_parse(parsed) {
-            Ok(id) => Ok(UserId(id)),
+            Ok(id) => Ok(PathId(id)),
             Err(error) => Err(Error::field("id", "must be a UUID").with_source(error)),
         })
     }
 }
 
-impl ApiComponent for UserId {
+impl ApiComponent for PathId {
     fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
         Vec::new()
     }
@@ -209,7 +242,7 @@ impl ApiComponent for UserId {
         let mut parameters = actix_web::web::Path::<Uuid>::parameters();
         for parameter in &mut parameters {
             parameter.name = "id".to_owned();
-            parameter.description = Some("The user's id".to_owned());
+            parameter.description = Some("A UUID".to_owned());
         }
         parameters
     }

@@ -123,6 +123,7 @@ mod tests {
             access_token_ttl: Duration::from_secs(3600),
             refresh_token_idle: Duration::from_secs(1),
             refresh_token_absolute: Duration::from_secs(1),
+            refresh_grace: Duration::ZERO,
             bcrypt_cost: 4,
         })
     }

@@ -61,6 +61,11 @@ pub async fn clear(tx: &mut Tx, user_id: Uuid, reason: &str, now: DateTime<Utc>)
     Ok(())
 }
 
+/// Retires this token if it is the account's current one; `false`: it is not. The caller announces the change of the card.
+pub async fn retire(tx: &mut Tx, user_id: Uuid, token: &PushToken, reason: &str, now: DateTime<Utc>) -> Result<bool> {
+    Ok(store::update_retired_token(tx, user_id, &token.sha256(), reason, now).await? == 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,6 +41,20 @@ pub async fn update_retired(conn: &mut AsyncPgConnection, user_id: Uuid, reason:
         .await
 }
 
+pub async fn update_retired_token(
+    conn: &mut AsyncPgConnection,
+    user_id: Uuid,
+    sha256: &[u8; 32],
+    reason: &str,
+    now: DateTime<Utc>,
+) -> QueryResult<usize> {
+    let current = push_tokens::token_sha256.eq(sha256.as_slice()).and(push_tokens::retired_at.is_null());
+    diesel::update(push_tokens::table.filter(push_tokens::user_id.eq(user_id)).filter(current))
+        .set((push_tokens::retired_at.eq(now), push_tokens::reason.eq(reason)))
+        .execute(conn)
+        .await
+}
+
 pub async fn insert_token(
     conn: &mut AsyncPgConnection,
     user_id: Uuid,

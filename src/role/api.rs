@@ -110,6 +110,10 @@ fn api_v1() -> apistos::web::Scope {
         .service(resource("/users/{id}/contact").route(get().to(directory::http::get_user_contact)))
         .service(resource("/users/{id}/push-token").route(get().to(directory::http::get_user_push_token)))
         .service(resource("/auth/login").route(post().to(sessions::http::login)))
+        .service(resource("/auth/refresh").route(post().to(sessions::http::refresh_session)))
+        .service(resource("/auth/logout").route(post().to(sessions::http::logout)))
+        .service(resource("/auth/sessions").route(get().to(sessions::http::list_sessions)))
+        .service(resource("/auth/sessions/{id}").route(delete().to(sessions::http::end_session)))
         .service(resource("/auth/validate").route(get().to(directory::http::validate_token)))
         .service(resource("/health").route(get().to(health::get_health)))
 }

@@ -1,20 +1,24 @@
-//! `/auth/login`, and how tokens are given.
+//! `/auth/login`, `/auth/refresh`, `/auth/logout` and `/auth/sessions`.
 
 use actix_web::HttpRequest;
 use apistos::{ApiComponent, api_operation};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt as _;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use super::{Device, Lifetime, Tokens};
+use super::{Device, Lifetime, SignOut, Tokens};
 use crate::card::Card;
 use crate::error::{Error, Result};
 use crate::http::State;
-use crate::http::envelope::Reply;
-use crate::http::extract::Body;
+use crate::http::auth::SignedIn;
+use crate::http::envelope::{Meta, Nothing, Reply};
+use crate::http::extract::{Body, OptionalBody, PathId};
 use crate::http::origin;
 use crate::http::user_body::SignedInBody;
 use crate::passwords::Password;
+use crate::push_tokens::PushToken;
 
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +63,135 @@ pub async fn login(app: State, request: HttpRequest, Body(body): Body<Login>) ->
     let (card, opened) =
         app.db.write(move |tx| async move { super::sign_in(tx, &keys, verified, device, lifetime, now).await }.boxed()).await?;
     Ok(Reply::new("Signed in", super::issue_tokens(&app, opened, now)?.with_user(card)))
+}
+
+/// The refresh token, under either name.
+#[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
+#[serde(deny_unknown_fields)]
+pub struct Refresh {
+    #[serde(alias = "refresh")]
+    pub refresh_token: String,
+}
+
+/// The next pair of tokens.
+#[derive(Debug, Serialize, JsonSchema, ApiComponent)]
+pub struct TokensBody {
+    pub access_token: String,
+    pub refresh_token: String,
+    /// Always `Bearer`
+    pub token_type: &'static str,
+    /// Seconds until the access token expires
+    pub expires_in: u64,
+}
+
+#[api_operation(
+    tag = "sessions",
+    operation_id = "refresh_session",
+    summary = "The next pair of tokens",
+    description = "Each refresh token works once. The one before the newest may come back within a few seconds, for an answer that was lost; an older one ends the session.",
+    error_code = 400,
+    error_code = 401,
+    error_code = 408,
+    error_code = 413,
+    error_code = 415,
+    error_code = 429,
+    error_code = 503
+)]
+pub async fn refresh_session(app: State, Body(body): Body<Refresh>) -> Result<Reply<TokensBody>> {
+    let now = app.clock.now();
+    let token = super::open_token(&app, &body.refresh_token).await?;
+    let identity = &app.config.identity;
+    let (lifetime, grace) = (Lifetime::from(identity), TimeDelta::from_std(identity.refresh_grace).unwrap_or_default());
+    let refreshed = app.db.write(move |tx| super::refresh(tx, token, lifetime, grace, now).boxed()).await?;
+    let (token, user_id) = refreshed.into_token()?;
+    let Tokens { access_token, refresh_token, expires_in_seconds } = super::give_tokens(&app, token, user_id, now)?;
+    Ok(Reply::new("Refreshed", TokensBody { access_token, refresh_token, token_type: "Bearer", expires_in: expires_in_seconds }))
+}
+
+/// All fields may be left out, and the body with them.
+#[derive(Debug, Default, Deserialize, JsonSchema, ApiComponent)]
+#[serde(deny_unknown_fields)]
+pub struct Logout {
+    /// Ends every session of the user, not only this one
+    #[serde(default)]
+    pub everywhere: bool,
+    /// Silences this phone as well, if it is the user's
+    pub push_token: Option<String>,
+}
+
+#[api_operation(
+    tag = "sessions",
+    operation_id = "logout",
+    summary = "End this session, or all",
+    error_code = 400,
+    error_code = 401,
+    error_code = 403,
+    error_code = 408,
+    error_code = 413,
+    error_code = 415,
+    error_code = 503
+)]
+pub async fn logout(app: State, SignedIn(session): SignedIn, OptionalBody(body): OptionalBody<Logout>) -> Result<Reply<Nothing>> {
+    let body = body.unwrap_or_default();
+    let token = body.push_token.as_deref().filter(|token| !token.is_empty()).map(PushToken::parse).transpose();
+    let how = SignOut { everywhere: body.everywhere, push_token: token.map_err(|problem| Error::field("push_token", problem))? };
+    let now = app.clock.now();
+    app.db.write(move |tx| super::sign_out(tx, session, how, now).boxed()).await?;
+    Ok(Reply::new("Signed out", Nothing {}))
+}
+
+/// A session as its user sees it.
+#[derive(Debug, Serialize, JsonSchema, ApiComponent)]
+pub struct SessionBody {
+    pub id: Uuid,
+    /// Whether it is the one that asks
+    pub current: bool,
+    pub ip: Option<String>,
+    pub user_agent: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub last_used_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+}
+
+#[api_operation(
+    tag = "sessions",
+    operation_id = "list_sessions",
+    summary = "The caller's live sessions, the one used last first",
+    error_code = 401,
+    error_code = 403,
+    error_code = 503
+)]
+pub async fn list_sessions(app: State, SignedIn(session): SignedIn) -> Result<Reply<Vec<SessionBody>>> {
+    let now = app.clock.now();
+    let found = app.db.read(move |conn| super::list(conn, session.user_id, now).boxed()).await?;
+    let shown = found.into_iter().map(|found| SessionBody {
+        id: found.session_id,
+        current: found.session_id == session.session_id,
+        ip: found.ip,
+        user_agent: found.user_agent,
+        created_at: found.created_at,
+        last_used_at: found.last_used_at,
+        expires_at: found.expires_at,
+    });
+    let shown: Vec<_> = shown.collect();
+    let meta = Meta::whole(shown.len(), super::MAX_PER_USER.unsigned_abs());
+    Ok(Reply::new("Sessions", shown).with_meta(meta))
+}
+
+#[api_operation(
+    tag = "sessions",
+    operation_id = "end_session",
+    summary = "End one of the caller's sessions",
+    error_code = 400,
+    error_code = 401,
+    error_code = 403,
+    error_code = 404,
+    error_code = 503
+)]
+pub async fn end_session(app: State, SignedIn(session): SignedIn, PathId(id): PathId) -> Result<Reply<Nothing>> {
+    let now = app.clock.now();
+    app.db.write(move |tx| super::revoke(tx, session.user_id, id, now).boxed()).await?;
+    Ok(Reply::new("Session ended", Nothing {}))
 }
 
 impl Tokens {

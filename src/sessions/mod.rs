@@ -1,8 +1,15 @@
-//! Sessions: sign in, and the pair of tokens that a session is held by.
+//! Sessions: signing in and out, and the pair of tokens that a session is held by.
+//!
+//! A session is a family of refresh tokens: each use makes the next one, and an old one that comes back ends them all.
 
+mod ending;
 pub mod http;
+mod refresh;
 pub mod refresh_token;
 mod store;
+
+pub use ending::{SignOut, Summary, list, revoke, sign_out};
+pub use refresh::{Refreshed, refresh};
 
 use std::time::Duration;
 
@@ -136,11 +143,25 @@ pub async fn open(tx: &mut Tx, user_id: Uuid, epoch: i32, device: Device, lifeti
 
 /// The tokens of a session that was just opened and committed.
 pub fn issue_tokens(app: &App, opened: Opened, now: DateTime<Utc>) -> Result<Tokens> {
+    give_tokens(app, RefreshToken { session_id: opened.session_id, counter: 0 }, opened.user_id, now)
+}
+
+/// An access token beside this refresh token, whose session is committed.
+pub fn give_tokens(app: &App, token: RefreshToken, user_id: Uuid, now: DateTime<Utc>) -> Result<Tokens> {
     Ok(Tokens {
-        access_token: app.access_tokens.issue(opened.user_id, opened.session_id, now)?,
-        refresh_token: RefreshToken { session_id: opened.session_id, counter: 0 }.seal(&app.keys),
+        access_token: app.access_tokens.issue(user_id, token.session_id, now)?,
+        refresh_token: token.seal(&app.keys),
         expires_in_seconds: app.access_tokens.ttl().as_secs(),
     })
+}
+
+/// Opens a refresh token and counts its use; a forged one touches no database.
+pub async fn open_token(app: &App, text: &str) -> Result<RefreshToken> {
+    let token = RefreshToken::open(text, &app.keys).ok_or_else(refresh::refused)?;
+    let (keys, limit, now) = (app.keys.clone(), app.config.limits.refresh_session, app.clock.now());
+    let session = token.session_id.to_string();
+    app.db.read(move |conn| async move { throttle::count(conn, &keys, "REFRESH_SESSION", &session, limit, now).await }.boxed()).await?;
+    Ok(token)
 }
 
 /// Deletes sessions that expired or ended longer than 30 days ago, at most `limit`; returns how many.

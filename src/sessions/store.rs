@@ -1,13 +1,14 @@
 //! The sessions table.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::Device;
-use crate::infra::schema::sessions;
+use super::ending::Summary;
+use crate::infra::schema::{sessions, users};
 
 #[derive(Insertable)]
 #[diesel(table_name = sessions)]
@@ -76,4 +77,99 @@ pub async fn delete_old(conn: &mut AsyncPgConnection, before: DateTime<Utc>, lim
     let old = sessions::table.filter(sessions::expires_at.lt(before).or(sessions::ended_at.lt(before)));
     let ids = old.select(sessions::id).limit(limit).load::<Uuid>(conn).await?;
     diesel::delete(sessions::table.filter(sessions::id.eq_any(ids))).execute(conn).await
+}
+
+/// Compare-and-set on the counter: of any number at once exactly one gets the user back, and the family goes on.
+pub async fn update_rotated(
+    conn: &mut AsyncPgConnection,
+    id: Uuid,
+    counter: i64,
+    now: DateTime<Utc>,
+    idle_until: DateTime<Utc>,
+    absolute: TimeDelta,
+) -> QueryResult<Option<Uuid>> {
+    #[derive(QueryableByName)]
+    struct Rotated {
+        #[diesel(sql_type = SqlUuid)]
+        user_id: Uuid,
+    }
+    let rotated: Option<Rotated> = diesel::sql_query(
+        "UPDATE sessions s SET counter = s.counter + 1, rotated_at = $3, last_used_at = $3,
+           expires_at = least($4, s.created_at + $5 * interval '1 second')
+         FROM users u
+         WHERE s.id = $1 AND s.counter = $2 AND s.ended_at IS NULL AND s.expires_at > $3
+           AND u.id = s.user_id AND u.is_active AND u.session_epoch = s.epoch
+         RETURNING s.user_id",
+    )
+    .bind::<SqlUuid, _>(id)
+    .bind::<BigInt, _>(counter)
+    .bind::<Timestamptz, _>(now)
+    .bind::<Timestamptz, _>(idle_until)
+    .bind::<BigInt, _>(absolute.num_seconds())
+    .get_result(conn)
+    .await
+    .optional()?;
+    Ok(rotated.map(|rotated| rotated.user_id))
+}
+
+/// What a replay is judged by.
+#[derive(Queryable)]
+pub struct Family {
+    pub user_id: Uuid,
+    pub counter: i64,
+    pub rotated_at: Option<DateTime<Utc>>,
+}
+
+/// A session that is alive, locked until the transaction ends.
+pub async fn lock_live_session(conn: &mut AsyncPgConnection, id: Uuid, now: DateTime<Utc>) -> QueryResult<Option<Family>> {
+    sessions::table
+        .inner_join(users::table)
+        .filter(sessions::id.eq(id))
+        .filter(sessions::ended_at.is_null())
+        .filter(sessions::expires_at.gt(now))
+        .filter(sessions::epoch.eq(users::session_epoch))
+        .filter(users::is_active)
+        .select((sessions::user_id, sessions::counter, sessions::rotated_at))
+        .for_update()
+        .first(conn)
+        .await
+        .optional()
+}
+
+/// Ends one session of this user; returns how many that were.
+pub async fn update_ended_one(
+    conn: &mut AsyncPgConnection,
+    id: Uuid,
+    user_id: Uuid,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> QueryResult<usize> {
+    diesel::update(sessions::table.find(id).filter(sessions::user_id.eq(user_id)).filter(sessions::ended_at.is_null()))
+        .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
+        .execute(conn)
+        .await
+}
+
+/// The live sessions of a user, the one used last first.
+pub async fn list_live(conn: &mut AsyncPgConnection, user_id: Uuid, now: DateTime<Utc>) -> QueryResult<Vec<Summary>> {
+    type Row = (Uuid, Option<String>, Option<String>, DateTime<Utc>, DateTime<Utc>, DateTime<Utc>);
+    let rows: Vec<Row> = sessions::table
+        .inner_join(users::table)
+        .filter(sessions::user_id.eq(user_id))
+        .filter(sessions::ended_at.is_null())
+        .filter(sessions::expires_at.gt(now))
+        .filter(sessions::epoch.eq(users::session_epoch))
+        .order((sessions::last_used_at.desc(), sessions::id.desc()))
+        .select((sessions::id, sessions::ip, sessions::user_agent, sessions::created_at, sessions::last_used_at, sessions::expires_at))
+        .load(conn)
+        .await?;
+    let summary = |(session_id, ip, user_agent, created_at, last_used_at, expires_at)| Summary {
+        session_id,
+        ip,
+        user_agent,
+        created_at,
+        last_used_at,
+        expires_at,
+    };
+    Ok(rows.into_iter().map(summary).collect())
 }

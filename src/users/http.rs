@@ -15,7 +15,7 @@ use crate::card::{self, Card, Preferences};
 use crate::error::{Code, Error, Problems, Result};
 use crate::http::State;
 use crate::http::auth::SignedIn;
-use crate::http::envelope::{Created, Reply};
+use crate::http::envelope::{Created, Nothing, Reply};
 use crate::http::extract::{Body, present};
 use crate::http::origin;
 use crate::http::user_body::{SignedInBody, UserBody};
@@ -227,10 +227,6 @@ fn check_unchanged(body: &UpdateProfile, card: &Card) -> Result<()> {
     check("updated_at", body.updated_at.is_some_and(|at| at != card.updated_at), "is another: the profile has changed since");
     problems.finish()
 }
-
-/// An empty object.
-#[derive(Debug, Serialize, JsonSchema, ApiComponent)]
-pub struct Nothing {}
 
 #[api_operation(
     tag = "users",

@@ -14,5 +14,6 @@ mod profile;
 mod push;
 mod push_volume;
 mod queues;
+mod refresh;
 mod registration;
 mod sessions;

@@ -213,6 +213,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
             access_token_ttl: Duration::from_secs(3600),
             refresh_token_idle: Duration::from_secs(86_400),
             refresh_token_absolute: Duration::from_secs(30 * 86_400),
+            refresh_grace: Duration::from_secs(10),
             // The least that bcrypt does: what is tested here is not how slow it is.
             bcrypt_cost: 4,
         },
@@ -220,7 +221,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
             service_key("reader", SERVICE_KEY, &[Scope::UsersRead]),
             service_key("writer", WEAK_SERVICE_KEY, &[Scope::PushWrite]),
         ],
-        limits: config::Limits { register_ip: None, login_ip: None, login_account: None },
+        limits: config::Limits { register_ip: None, login_ip: None, login_account: None, refresh_session: None },
         shutdown_grace: Duration::from_secs(20),
         log: config::Log { format: LogFormat::Pretty, filter: "info,lapin=off,actix_server=off".into() },
     }
