@@ -1,6 +1,7 @@
 //! What everything shares: built once, cheap to clone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::error::Result;
@@ -11,6 +12,9 @@ use crate::infra::db::Database;
 use crate::infra::keys::ServerKeys;
 use crate::infra::password_hash::PasswordHasher;
 use crate::infra::status::Status;
+
+/// For transactions in flight, at the very end.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(4);
 
 /// The service's parts, connected on demand.
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ impl App {
 
     /// Lets transactions in flight finish and closes the pool; the last thing before the process ends.
     pub async fn close(&self) {
-        self.db.close().await;
+        if tokio::time::timeout(CLOSE_DEADLINE, self.db.close()).await.is_err() {
+            tracing::warn!("transactions in flight were cut; PostgreSQL rolls them back");
+        }
     }
 }

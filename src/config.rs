@@ -236,7 +236,7 @@ impl Config {
                 login_account: env.limit("LIMIT_LOGIN_ACCOUNT", 5, 300),
                 refresh_session: env.limit("LIMIT_REFRESH_SESSION", 30, 60),
             },
-            shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(30), 1..=600),
+            shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(25), 1..=600),
             log: Log {
                 format: env.choice("LOG_FORMAT", &[("json", LogFormat::Json), ("pretty", LogFormat::Pretty)], LogFormat::Json),
                 // lapin reports each lost connection as an error of its own; the supervisor says it once; actix tells of each of its threads.

@@ -143,11 +143,12 @@ impl Error {
         self.code.kind()
     }
 
-    /// Something below did not answer in time or at all.
+    /// Something below did not answer in time or at all. Callers are told to come back after 1 to 5 seconds, spread so that
+    /// they do not come back together.
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::new(Code::Unavailable, "The service is busy or one of its parts is down; please try again.")
             .with_source(source)
-            .with_retry_after(Duration::from_secs(2))
+            .with_retry_after(Duration::from_secs(u64::from(uuid::Uuid::new_v4().as_bytes()[0] % 5) + 1))
     }
 
     /// A bug of ours.
@@ -237,6 +238,7 @@ fn is_transient(message: &str) -> bool {
         "could not extend file",
         "No space left",
         "out of memory",
+        "out of shared memory",
         "too many clients",
         "remaining connection slots",
         "could not obtain lock",

@@ -22,6 +22,9 @@ use crate::error::{Code, Error, Result};
 use crate::infra::cache::{CacheEntry, CacheValue};
 use crate::infra::db::Tx;
 
+/// The only version of a session: once it is forgotten it does not come back to life.
+const ALIVE: i64 = 0;
+
 const SESSION_TTL: Duration = Duration::from_secs(30);
 
 /// A live session and its user.
@@ -88,7 +91,7 @@ pub async fn authenticate(app: &App, token: &str) -> Result<Session> {
     }
     if let Ok(payload) = serde_json::to_string(&session) {
         // Not kept means asked again.
-        let _ = app.cache.put_many(&[CacheValue { key, version: 0, payload, ttl: SESSION_TTL }]).await;
+        let _ = app.cache.put_many(&[CacheValue { key, version: ALIVE, payload, ttl: SESSION_TTL }]).await;
     }
     Ok(session)
 }
@@ -111,8 +114,7 @@ pub async fn end_sessions(tx: &mut Tx, user_id: Uuid, reason: &str, now: DateTim
 
 /// Has a session's cached state forgotten after the caller's transaction.
 pub async fn forget_session(tx: &mut Tx, session_id: Uuid, now: DateTime<Utc>) -> Result<()> {
-    // Alive is version 0; a session does not come back to life.
-    tx.forget(CacheEntry { key: session_key(session_id), version: 1 }, now).await
+    tx.forget(CacheEntry { key: session_key(session_id), version: ALIVE }, now).await
 }
 
 /// The user's current epoch, under which a session is opened.

@@ -26,6 +26,9 @@ use crate::infra::status::Status;
 
 /// The most that one transaction settles.
 const MAX_BATCH: usize = 256;
+
+/// And the most bytes, so that a few hundred oversized messages do not meet in one transaction.
+const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 const COUNT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Settles messages, a batch at a time.
@@ -106,11 +109,14 @@ impl Subscription {
 
     /// The message that came and whatever else is here already; nobody waits for a batch to fill.
     fn take_waiting(&mut self, first: Delivery) -> Result<Vec<Delivery>> {
-        let mut batch = vec![first];
+        let (mut bytes, mut batch) = (first.data.len(), vec![first]);
         while batch.len() < MAX_BATCH
+            && bytes < MAX_BATCH_BYTES
             && let Some(Some(delivery)) = self.deliveries.next().now_or_never()
         {
-            batch.push(delivery.map_err(Error::unavailable)?);
+            let delivery = delivery.map_err(Error::unavailable)?;
+            bytes += delivery.data.len();
+            batch.push(delivery);
         }
         Ok(batch)
     }

@@ -67,8 +67,8 @@ impl Publisher {
         if messages.is_empty() {
             return Vec::new();
         }
-        let channel = match self.channel().await {
-            Ok(channel) => channel,
+        let (connection, channel) = match self.channel().await {
+            Ok(open) => open,
             Err(error) => return messages.iter().map(|_| Err(PublishError::Disconnected(error.chain()))).collect(),
         };
         let publishing = async {
@@ -81,7 +81,7 @@ impl Publisher {
         let results = tokio::time::timeout(CONFIRM_DEADLINE, publishing).await;
         let results = results.unwrap_or_else(|_elapsed| messages.iter().map(|_| Err(PublishError::Unconfirmed)).collect());
         if results.iter().any(|result| matches!(result, Err(PublishError::Disconnected(_) | PublishError::Unconfirmed))) {
-            self.discard(&channel).await;
+            self.discard(&connection).await;
         }
         metrics::counter!("amqp_published_total").increment(results.iter().filter(|result| result.is_ok()).count() as u64);
         metrics::counter!("amqp_publish_failures_total").increment(results.iter().filter(|result| result.is_err()).count() as u64);
@@ -95,12 +95,12 @@ impl Publisher {
         }
     }
 
-    async fn channel(&self) -> Result<Channel> {
+    async fn channel(&self) -> Result<(Arc<Connection>, Channel)> {
         let mut line = self.line.lock().await;
-        if let Some((_, channel)) = &line.open
+        if let Some((connection, channel)) = &line.open
             && channel.status().connected()
         {
-            return Ok(channel.clone());
+            return Ok((Arc::clone(connection), channel.clone()));
         }
         if line.tried.is_some_and(|tried| tried.elapsed() < RECONNECT_PAUSE) {
             return Err(Error::unavailable("the last attempt to connect was a moment ago"));
@@ -111,14 +111,16 @@ impl Publisher {
         topology::ensure(&connection, &self.config, &self.status).await?;
         let channel = broker::step(connection.create_channel()).await?;
         broker::step(channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        line.open = Some((Arc::new(connection), channel.clone()));
-        Ok(channel)
+        let connection = Arc::new(connection);
+        line.open = Some((Arc::clone(&connection), channel.clone()));
+        Ok((connection, channel))
     }
 
     /// The next publish opens a new connection, and with it sees to the topology again.
-    async fn discard(&self, failed: &Channel) {
+    async fn discard(&self, failed: &Arc<Connection>) {
         let mut line = self.line.lock().await;
-        if let Some((connection, channel)) = line.open.take_if(|(_, channel)| channel.id() == failed.id()) {
+        // Another caller may have opened a new one already; that one is well.
+        if let Some((connection, channel)) = line.open.take_if(|(connection, _)| Arc::ptr_eq(connection, failed)) {
             drop(line);
             broker::close(Some(&channel), &connection).await;
         }

@@ -20,18 +20,29 @@ const BATCH: i64 = 200;
 
 /// Relays one lane until `stop`.
 pub async fn relay(app: &App, sender: Sender, stop: &CancellationToken) -> Result<()> {
+    let mut delays = Delays::default();
     loop {
-        let sent = relay_batch(app, &sender).await?;
-        // A full batch means that more is waiting.
-        if sent < BATCH as usize {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(POLL_INTERVAL) => {}
+        let pause = match relay_batch(app, &sender).await? {
+            // A full batch means that more is waiting.
+            Relayed { sent, failed: false } if sent == BATCH as usize => Duration::ZERO,
+            Relayed { failed: false, .. } => {
+                delays.reset();
+                POLL_INTERVAL
             }
-        } else if stop.is_cancelled() {
-            return Ok(());
+            Relayed { failed: true, .. } => delays.next_delay(),
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// What became of a batch.
+struct Relayed {
+    sent: usize,
+    failed: bool,
 }
 
 /// Where a lane's rows go.
@@ -67,28 +78,36 @@ impl Sender {
 }
 
 /// The rows stay locked until they are marked, so that no other relay sends them too.
-async fn relay_batch(app: &App, sender: &Sender) -> Result<usize> {
+async fn relay_batch(app: &App, sender: &Sender) -> Result<Relayed> {
     let (sender, now) = (sender.clone(), app.clock.now());
     let relaying = app.worker_db.write(move |tx| {
         async move {
             let rows = outbox::list_due(tx, sender.lane(), now, BATCH).await?;
             if rows.is_empty() {
-                return Ok(0);
+                return Ok(Relayed { sent: 0, failed: false });
             }
             let results = sender.send(&rows).await;
+            let lane = sender.lane().as_str();
+            if let Some(Err(error)) = results.first()
+                && results.iter().all(std::result::Result::is_err)
+            {
+                // Nothing gets through: the fault is not the rows', so they are left as they are.
+                tracing::warn!(lane, waiting = rows.len(), error, "the outbox waits");
+                return Ok(Relayed { sent: 0, failed: true });
+            }
             let mut done = Vec::with_capacity(rows.len());
             for (row, result) in rows.iter().zip(results) {
                 match result {
                     Ok(()) => done.push(row.id),
                     Err(error) => {
-                        tracing::warn!(row = %row.id, lane = sender.lane().as_str(), attempts = row.attempts + 1, error, "the outbox row waits");
+                        tracing::warn!(row = %row.id, lane, attempts = row.attempts + 1, error, "the outbox row waits");
                         outbox::update_failed_attempt(tx, row.id, next_attempt_at(row.attempts, now), &error).await?;
                     }
                 }
             }
             outbox::update_done(tx, &done, now).await?;
-            metrics::counter!("outbox_sent_total", "lane" => sender.lane().as_str()).increment(done.len() as u64);
-            Ok(rows.len())
+            metrics::counter!("outbox_sent_total", "lane" => lane).increment(done.len() as u64);
+            Ok(Relayed { sent: done.len(), failed: done.len() < rows.len() })
         }
         .boxed()
     });

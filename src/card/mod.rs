@@ -105,7 +105,8 @@ async fn keep(cache: &Cache, cards: &[Card]) {
 /// Every operation that changes what a card shows ends with this; it returns the card as it now is.
 pub async fn changed(tx: &mut Tx, user_id: Uuid, now: DateTime<Utc>) -> Result<Card> {
     let version = store::update_version(tx, user_id, now).await?;
-    tx.forget(CacheEntry { key: key(user_id), version }, now).await?;
+    // Every version up to the one before is old; the new one may be cached at once.
+    tx.forget(CacheEntry { key: key(user_id), version: version - 1 }, now).await?;
     find(tx, user_id).await?.ok_or_else(|| Error::internal("a user vanished inside a transaction"))
 }
 
@@ -115,11 +116,8 @@ pub async fn find(conn: &mut AsyncPgConnection, user_id: Uuid) -> Result<Option<
 }
 
 /// Who has this address, given as its case-folded key.
-pub async fn find_by_email_key(conn: &mut AsyncPgConnection, email_key: &str) -> Result<Option<Card>> {
-    match store::find_id_by_email_key(conn, email_key).await? {
-        Some(user_id) => find(conn, user_id).await,
-        None => Ok(None),
-    }
+pub async fn find_id_by_email_key(conn: &mut AsyncPgConnection, email_key: &str) -> Result<Option<Uuid>> {
+    Ok(store::find_id_by_email_key(conn, email_key).await?)
 }
 
 fn key(user_id: Uuid) -> String {

@@ -15,7 +15,8 @@ use tracing::Instrument as _;
 use crate::error::{Code, Error};
 use crate::infra::correlation;
 
-const HANDLER_DEADLINE: Duration = Duration::from_secs(10);
+/// 10 seconds for the handler, after the 15 in which a body may arrive.
+const DEADLINE: Duration = Duration::from_secs(25);
 
 static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
@@ -30,8 +31,7 @@ pub async fn every_request(
     let method = request.method().clone();
     let path = request.path().to_owned();
     let span = tracing::info_span!("request", correlation_id = id, method = method.as_str(), path);
-    let outcome =
-        tokio::time::timeout(HANDLER_DEADLINE, AssertUnwindSafe(next.call(request)).catch_unwind()).instrument(span.clone()).await;
+    let outcome = tokio::time::timeout(DEADLINE, AssertUnwindSafe(next.call(request)).catch_unwind()).instrument(span.clone()).await;
     let error = match outcome {
         Ok(Ok(Ok(response))) => {
             let mut response = explain_refusal(response.map_into_boxed_body());

@@ -119,8 +119,11 @@ impl Cache {
 
     /// Drops what is cached up to these versions, and keeps it from coming back.
     pub async fn forget(&self, entries: &[CacheEntry]) -> Result<(), CacheError> {
-        // Of several changes in one transaction the last counts.
-        let newest: HashMap<&String, i64> = entries.iter().map(|entry| (&entry.key, entry.version)).collect();
+        let mut newest: HashMap<&String, i64> = HashMap::new();
+        for entry in entries {
+            let version = newest.entry(&entry.key).or_insert(entry.version);
+            *version = entry.version.max(*version);
+        }
         self.put(newest.into_iter().map(|(key, version)| (key, WATERMARK_SECONDS, format!("{version}|"))).collect()).await
     }
 

@@ -2,11 +2,20 @@
 
 use chrono::{DateTime, Duration, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::{Binary, Nullable};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::cache::CacheEntry;
 use super::schema::outbox;
+
+/// What a relay holds in memory at a time.
+const MAX_BATCH_BYTES: i64 = 16 * 1024 * 1024;
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    fn octet_length(value: Nullable<Binary>) -> Nullable<Integer>;
+}
 
 /// Where a row goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,11 +128,12 @@ pub fn forgotten_entry(row: &Row) -> Option<CacheEntry> {
     Some(CacheEntry { key: key.to_owned(), version: version.parse().ok()? })
 }
 
-/// Due rows, locked until the transaction ends; rows another relay holds are passed over.
+/// Due rows, locked until the transaction ends; rows another relay holds are passed over. At most `limit`, and no more
+/// than [`MAX_BATCH_BYTES`] together, but one at least.
 ///
 /// Never "id greater than the last seen": transactions commit out of order, and the late one would be lost.
 pub async fn list_due(conn: &mut AsyncPgConnection, lane: Lane, now: DateTime<Utc>, limit: i64) -> QueryResult<Vec<Row>> {
-    outbox::table
+    let due: Vec<(Uuid, Option<i32>)> = outbox::table
         .filter(outbox::lane.eq(lane.as_str()))
         .filter(outbox::done_at.is_null())
         .filter(outbox::failed_at.is_null())
@@ -132,9 +142,21 @@ pub async fn list_due(conn: &mut AsyncPgConnection, lane: Lane, now: DateTime<Ut
         .limit(limit)
         .for_update()
         .skip_locked()
-        .select(Row::as_select())
+        .select((outbox::id, octet_length(outbox::payload.nullable())))
         .load(conn)
-        .await
+        .await?;
+    let mut bytes = 0;
+    let fits = due.into_iter().take_while(|(_, length)| {
+        let before = bytes;
+        bytes += i64::from(length.unwrap_or_default());
+        before == 0 || bytes <= MAX_BATCH_BYTES
+    });
+    let ids: Vec<Uuid> = fits.map(|(id, _)| id).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = outbox::table.filter(outbox::id.eq_any(ids)).order((outbox::next_attempt_at, outbox::id));
+    rows.select(Row::as_select()).load(conn).await
 }
 
 /// The rows are sent.

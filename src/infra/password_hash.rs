@@ -53,7 +53,8 @@ impl PasswordHasher {
         Ok(verified.await?.map_err(Error::internal)? && known)
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    /// Runs work that takes about as long as a hash, in the same queue.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let place = Place::take(&self.waiting).ok_or_else(|| {
             metrics::counter!("password_hash_refused_total").increment(1);
             Error::unavailable("the password hashing queue is full").with_retry_after(Duration::from_secs(1))

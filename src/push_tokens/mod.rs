@@ -33,22 +33,31 @@ impl PushToken {
     }
 }
 
-/// Makes this the account's token. The caller announces the change of this account's card; the former owner's is
-/// announced here.
+/// Who is to be locked, in this order, before a token is stored: the token first, then the accounts.
+///
+/// Accounts that take tokens from one another at once would otherwise wait for each other.
+pub async fn lock(tx: &mut Tx, user_id: Uuid, token: &PushToken) -> Result<Vec<Uuid>> {
+    store::lock_token(tx, &token.sha256()).await?;
+    let mut users: Vec<Uuid> = store::find_live_owner(tx, &token.sha256()).await?.into_iter().chain([user_id]).collect();
+    users.sort_unstable();
+    users.dedup();
+    Ok(users)
+}
+
+/// Makes this the account's token, after [`lock`]. The caller announces the change of this account's card; the former
+/// owner's is announced here.
 pub async fn set(tx: &mut Tx, user_id: Uuid, token: &PushToken, now: DateTime<Utc>) -> Result<()> {
     let sha256 = token.sha256();
-    // Two accounts that swap one token at once take turns here, before either touches a row.
-    store::lock_token(tx, &sha256).await?;
     match store::find_live_owner(tx, &sha256).await? {
         Some(owner) if owner == user_id => {
             store::update_seen(tx, &sha256, now).await?;
             return Ok(());
         }
-        Some(owner) => {
-            store::update_retired(tx, owner, "moved", now).await?;
+        // Only this token: the owner may have another by now.
+        Some(owner) if retire(tx, owner, token, "moved", now).await? => {
             card::changed(tx, owner, now).await?;
         }
-        None => {}
+        _ => {}
     }
     store::update_retired(tx, user_id, "replaced", now).await?;
     store::insert_token(tx, user_id, token.as_str(), &sha256, now).await?;

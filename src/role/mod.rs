@@ -23,7 +23,7 @@ pub async fn run(app: App, role: Role, listener: TcpListener, stop: Cancellation
     let mut supervisor = Supervisor::new(app.status.clone(), stop.clone(), app.config.shutdown_grace);
     {
         let (app, stop) = (app.clone(), stop.clone());
-        supervisor.once("migrations", async move { migrate(&app, &stop).await });
+        supervisor.first("migrations", async move { migrate(&app, &stop).await });
     }
     let publisher = if role.has_worker() { worker::start(&app, &mut supervisor)? } else { None };
     let server = api::server(app.clone(), role, listener)?;
@@ -35,7 +35,8 @@ pub async fn run(app: App, role: Role, listener: TcpListener, stop: Cancellation
     ended
 }
 
-/// Waits for the database as long as it takes: readiness says 503 meanwhile, and nothing crash-loops.
+/// Waits for the database as long as it takes: readiness says 503 meanwhile, and nothing crash-loops. The worker's parts
+/// wait for it, so that no message meets a schema older than this binary.
 async fn migrate(app: &App, stop: &CancellationToken) -> Result<()> {
     let mut delays = Delays::default();
     loop {

@@ -24,22 +24,24 @@ pub struct Supervisor {
     status: Status,
     stop: CancellationToken,
     grace: Duration,
+    /// Open once the first part is done: what is kept running waits for it.
+    gate: CancellationToken,
     parts: JoinSet<()>,
 }
 
 impl Supervisor {
     pub fn new(status: Status, stop: CancellationToken, grace: Duration) -> Self {
-        Self { status, stop, grace, parts: JoinSet::new() }
+        Self { status, stop, grace, gate: CancellationToken::new(), parts: JoinSet::new() }
     }
 
-    /// A part that is done when it ends.
-    pub fn once(&mut self, name: &'static str, part: impl Future<Output = Result<()>> + Send + 'static) {
-        let status = self.status.clone();
+    /// A part that everything kept running waits for, and that is done when it ends.
+    pub fn first(&mut self, name: &'static str, part: impl Future<Output = Result<()>> + Send + 'static) {
+        let (status, gate) = (self.status.clone(), self.gate.clone());
         status.set_part(name, PartState::Running);
         self.parts.spawn(async move {
-            let ended = AssertUnwindSafe(part).catch_unwind().await.unwrap_or_else(|_panic| Err(Error::internal("panicked")));
-            if let Err(error) = ended {
-                tracing::error!(part = name, error = error.chain(), "the part failed");
+            match AssertUnwindSafe(part).catch_unwind().await.unwrap_or_else(|_panic| Err(Error::internal("panicked"))) {
+                Ok(()) => gate.cancel(),
+                Err(error) => tracing::error!(part = name, error = error.chain(), "the part failed"),
             }
             status.set_part(name, PartState::Stopped);
         });
@@ -50,8 +52,13 @@ impl Supervisor {
     where
         F: Future<Output = Result<()>> + Send,
     {
-        let (status, stop) = (self.status.clone(), self.stop.clone());
+        let (status, stop, gate) = (self.status.clone(), self.stop.clone(), self.gate.clone());
+        status.set_part(name, PartState::Starting);
         self.parts.spawn(async move {
+            tokio::select! {
+                () = gate.cancelled() => {}
+                () = stop.cancelled() => return status.set_part(name, PartState::Stopped),
+            }
             let mut delays = Delays::default();
             loop {
                 status.set_part(name, PartState::Running);

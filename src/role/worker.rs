@@ -50,7 +50,7 @@ pub fn start(app: &App, supervisor: &mut Supervisor) -> Result<Option<Publisher>
 async fn purge(app: App, stop: CancellationToken) -> Result<()> {
     loop {
         let now = app.clock.now();
-        let deleted = app.worker_db.read(move |conn| {
+        let deleted = app.worker_db.write(move |conn| {
             async move {
                 let sent = outbox::delete_done(conn, now, PURGE_BATCH).await?;
                 let windows = throttle::delete_old(conn, now, PURGE_BATCH).await?;

@@ -116,9 +116,10 @@ async fn count_and_find(app: &App, email_key: String, account_key: String, bucke
         async move {
             throttle::count(conn, &keys, "LOGIN_IP", &bucket, limits.login_ip, now).await?;
             throttle::count(conn, &keys, ACCOUNT_LIMIT, &account_key, limits.login_account, now).await?;
-            let Some(card) = card::find_by_email_key(conn, &email_key).await? else { return Ok(None) };
-            let hash = passwords::find_hash(conn, card.user_id).await?;
-            Ok(Some((card, hash)))
+            // The same queries for an unknown address as for a known one.
+            let user_id = card::find_id_by_email_key(conn, &email_key).await?.unwrap_or_default();
+            let (card, hash) = (card::find(conn, user_id).await?, passwords::find_hash(conn, user_id).await?);
+            Ok(card.map(|card| (card, hash)))
         }
         .boxed()
     });
@@ -164,7 +165,7 @@ pub async fn open_token(app: &App, text: &str) -> Result<RefreshToken> {
     Ok(token)
 }
 
-/// Deletes sessions that expired or ended longer than 30 days ago, at most `limit`; returns how many.
+/// Deletes sessions that expired longer than 30 days ago, at most `limit`; returns how many.
 pub async fn delete_old(conn: &mut AsyncPgConnection, now: DateTime<Utc>, limit: i64) -> Result<usize> {
     Ok(store::delete_old(conn, now - TimeDelta::days(30), limit).await?)
 }

@@ -74,7 +74,8 @@ pub async fn update_ended_beyond(
 }
 
 pub async fn delete_old(conn: &mut AsyncPgConnection, before: DateTime<Utc>, limit: i64) -> QueryResult<usize> {
-    let old = sessions::table.filter(sessions::expires_at.lt(before).or(sessions::ended_at.lt(before)));
+    // Every session expires, also one that ended before.
+    let old = sessions::table.filter(sessions::expires_at.lt(before));
     let ids = old.select(sessions::id).limit(limit).load::<Uuid>(conn).await?;
     diesel::delete(sessions::table.filter(sessions::id.eq_any(ids))).execute(conn).await
 }

@@ -19,7 +19,7 @@ use crate::http::envelope::{Created, Nothing, Reply};
 use crate::http::extract::{Body, present};
 use crate::http::origin;
 use crate::http::user_body::{SignedInBody, UserBody};
-use crate::passwords::Password;
+use crate::passwords::{self, Password};
 use crate::push_tokens::PushToken;
 use crate::sessions::{self, Device};
 
@@ -75,8 +75,9 @@ pub async fn register_user(app: State, request: HttpRequest, Body(body): Body<Re
     let now = app.clock.now();
     let ip = origin::client_ip(&request, app.config.http.trusted_proxy_count);
     let device = Device { ip, user_agent: origin::user_agent(&request) };
-    let checked = check(body)?;
+    // Before anything is judged or hashed for it.
     super::count_attempt(&app, origin::bucket(ip), now).await?;
+    let checked = check(&app, body).await?;
     let registration = hash(&app, checked, device).await?;
     let lifetime = sessions::Lifetime::from(&app.config.identity);
     let (card, opened) = app.db.write(move |tx| super::register(tx, registration, lifetime, now).boxed()).await?;
@@ -92,12 +93,13 @@ struct Checked {
     preferences: Preferences,
 }
 
-fn check(body: Register) -> Result<Checked> {
+async fn check(app: &App, body: Register) -> Result<Checked> {
     let mut problems = Problems::default();
     let name = problems.check("name", super::parse_name(&body.name));
     let email = problems.check("email", EmailAddress::parse(&body.email));
-    let personal = [body.name.trim(), body.email.trim(), email.as_ref().map_or("", EmailAddress::local_part)];
-    let password = problems.check("password", Password::choose(&body.password, &personal));
+    let local_part = email.as_ref().map_or("", EmailAddress::local_part);
+    let personal = [body.name.trim(), body.email.trim(), local_part].map(str::to_owned).to_vec();
+    let password = problems.check("password", passwords::choose(&app.hasher, body.password, personal).await?);
     let given = body.push_token.filter(|token| !token.is_empty());
     let push_token = problems.check("push_token", given.as_deref().map(PushToken::parse).transpose());
     problems.finish()?;

@@ -27,6 +27,10 @@ pub async fn change_profile(
     now: DateTime<Utc>,
 ) -> Result<Card> {
     // Locked first, so that two changes at once follow each other and neither is lost.
+    if let Some(Some(token)) = &change.push_token {
+        let users = push_tokens::lock(tx, user_id, token).await?;
+        store::lock_users(tx, &users).await?;
+    }
     let before = find_locked(tx, user_id).await?;
     unchanged(&before)?;
     if change.name.is_none() && change.push_token.is_none() {

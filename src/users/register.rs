@@ -35,6 +35,10 @@ pub async fn count_attempt(app: &App, bucket: String, now: DateTime<Utc>) -> Res
 /// Creates the account and signs it in.
 pub async fn register(tx: &mut Tx, registration: Registration, lifetime: sessions::Lifetime, now: DateTime<Utc>) -> Result<(Card, Opened)> {
     let user_id = Uuid::now_v7();
+    if let Some(token) = &registration.push_token {
+        let users = push_tokens::lock(tx, user_id, token).await?;
+        store::lock_users(tx, &users).await?;
+    }
     if !store::insert_user(tx, user_id, &registration.email, &registration.name, now).await? {
         return Err(Error::field("email", "is already registered"));
     }

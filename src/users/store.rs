@@ -32,6 +32,12 @@ pub async fn insert_user(
     Ok(inserted == 1)
 }
 
+/// Held until the transaction ends; taken in the order of the ids, so that no two wait for each other.
+pub async fn lock_users(conn: &mut AsyncPgConnection, ids: &[Uuid]) -> QueryResult<usize> {
+    let locked = users::table.filter(users::id.eq_any(ids)).order(users::id).select(users::id).for_no_key_update();
+    Ok(locked.load::<Uuid>(conn).await?.len())
+}
+
 /// `false`: there is no such user, or he is not active.
 pub async fn lock_active_user(conn: &mut AsyncPgConnection, id: Uuid) -> QueryResult<bool> {
     let locked =

@@ -88,3 +88,21 @@ async fn a_path_is_served_with_and_without_its_slash_never_by_redirect() {
     assert_eq!(app.client.post("/api/v1/auth/login/", login).await.status, 200);
     app.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_arrive_is_408_within_its_deadline() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let app = TestApp::api().await;
+    let address = app.client.base.trim_start_matches("http://").to_owned();
+    let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let head = format!(
+        "POST /api/v1/users HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{\"name\":"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let started = std::time::Instant::now();
+    let mut answer = [0; 12];
+    tokio::time::timeout(std::time::Duration::from_secs(17), stream.read_exact(&mut answer)).await.expect("no answer").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    assert!(started.elapsed() >= std::time::Duration::from_secs(14), "cut too early: {:?}", started.elapsed());
+    app.stop().await.unwrap();
+}

@@ -54,10 +54,23 @@ async fn the_relay_forgets_what_the_writer_could_not() {
     app.sql(&format!("UPDATE users SET version = version + 1 WHERE id = '{0}'; UPDATE preferences SET enabled = false WHERE user_id = '{0}' AND channel = 'push'", user.id)).await;
     assert_eq!(me.get("/api/v1/users/preferences").await.data()["push"], json!(true), "the cache was not in play");
     app.sql(&format!(
-        "INSERT INTO outbox (id, lane, payload, created_at, next_attempt_at) VALUES (gen_random_uuid(), '{}', convert_to('2|{entry}', 'UTF8'), now(), now())",
+        "INSERT INTO outbox (id, lane, payload, created_at, next_attempt_at) VALUES (gen_random_uuid(), '{}', convert_to('1|{entry}', 'UTF8'), now(), now())",
         outbox::Lane::Cache.as_str()
     ))
     .await;
     eventually("the change is seen", async || me.get("/api/v1/users/preferences").await.data()["push"] == json!(false)).await;
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_cached_again_by_its_first_reader() {
+    let app = TestApp::api().await;
+    let user = app.client.register("Ada").await;
+    let me = app.client.as_user(&user);
+    assert_eq!(me.patch("/api/v1/users/preferences", json!({"push": false})).await.status, 200);
+    assert_eq!(me.get("/api/v1/users/preferences").await.data()["push"], json!(false));
+    // Behind the cache's back: who still sees the old value read it from the cache.
+    app.sql(&format!("UPDATE preferences SET enabled = true WHERE user_id = '{}'", user.id)).await;
+    assert_eq!(me.get("/api/v1/users/preferences").await.data()["push"], json!(false), "the change was not cached");
     app.stop().await.unwrap();
 }

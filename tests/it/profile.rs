@@ -124,3 +124,23 @@ async fn a_deactivated_account_is_out_at_once_and_its_address_stays_taken() {
     assert_eq!(app.count("SELECT count(*) AS n FROM push_tokens WHERE retired_at IS NULL").await, 0);
     app.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_that_take_each_others_tokens_at_once_neither_deadlock_nor_lose_one() {
+    let app = TestApp::start_with(user_service::config::Role::Api, |config| config.database.pool_size = 20).await;
+    let (ada, bob) = (app.client.register("Ada").await, app.client.register("Bob").await);
+    let (ada_client, bob_client) = (app.client.as_user(&ada), app.client.as_user(&bob));
+    for round in 0..20 {
+        let (one, other) = (format!("one {round}"), format!("other {round}"));
+        ada_client.patch("/api/v1/users/profile", json!({"push_token": one})).await;
+        bob_client.patch("/api/v1/users/profile", json!({"push_token": other})).await;
+        let (a, b) = tokio::join!(
+            ada_client.patch("/api/v1/users/profile", json!({"push_token": other})),
+            bob_client.patch("/api/v1/users/profile", json!({"push_token": one}))
+        );
+        assert_eq!((a.status, b.status), (200, 200), "{} {}", a.text, b.text);
+        let (a, b) = (ada_client.get("/api/v1/users/profile").await, bob_client.get("/api/v1/users/profile").await);
+        assert_eq!((a.data()["push_token"].clone(), b.data()["push_token"].clone()), (json!(other), json!(one)));
+    }
+    app.stop().await.unwrap();
+}

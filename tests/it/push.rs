@@ -191,3 +191,35 @@ async fn a_deleted_request_queue_is_made_again_and_consumed() {
     assert_eq!(broker.delivered().await.message_id().as_deref(), Some("again"));
     app.stop().await.unwrap();
 }
+
+/// PostgreSQL's text cannot hold what an AMQP property can.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_id_that_the_database_cannot_hold_blocks_nothing() {
+    let app = TestApp::start().await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    for body in ["x".to_owned(), json!({"user_id": user.id, "template_code": "X"}).to_string()] {
+        broker.publish(body.as_bytes(), BasicProperties::default().with_message_id("a\0b".into())).await;
+    }
+    broker.request_push(&user.id, "good").await;
+    assert_eq!(broker.delivered().await.message_id().as_deref(), Some("good"));
+    let mut reasons: Vec<_> =
+        broker.receive(&broker.names.failed_queue, 2).await.iter().map(|letter| letter.header("x-dead-reason").unwrap()).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["invalid_id", "malformed_json"]);
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_oversized_messages_is_dead_lettered_whole_and_blocks_nothing() {
+    let app = TestApp::start().await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    let body = vec![b'x'; 1024 * 1024];
+    for _ in 0..40 {
+        broker.publish(&body, BasicProperties::default()).await;
+    }
+    broker.request_push(&user.id, "good").await;
+    assert_eq!(broker.delivered().await.message_id().as_deref(), Some("good"));
+    let dead = broker.receive(&broker.names.failed_queue, 40).await;
+    assert!(dead.iter().all(|letter| letter.data == body && letter.header("x-dead-reason").as_deref() == Some("too_large")));
+    app.stop().await.unwrap();
+}
