@@ -51,6 +51,15 @@ pub async fn consume(config: &config::Broker, consumer: &impl Consumer, status: 
     status.set_broker_connected(true);
     tracing::info!(queue = config.push_queue, prefetch = config.prefetch, "consuming");
     let result = subscription.run(config, consumer, status, stop).await;
+    if let Err(error) = &result
+        && error.chain().contains("failed to parse")
+    {
+        // docs/decisions/lapin.md
+        tracing::error!(
+            queue = config.push_queue,
+            "a message has a property that is not UTF-8; nothing behind it is read until it is taken off"
+        );
+    }
     drop(connected);
     broker::close(None, &connection).await;
     result
@@ -78,12 +87,13 @@ impl Subscription {
         topology::ensure(connection, config, status).await?;
         let channel = step(connection.create_channel()).await?;
         step(channel.basic_qos(config.prefetch, BasicQosOptions::default())).await?;
+        let counting = step(connection.create_channel()).await?;
         // A tag of its own for each subscription, so that an old one's cancellation cannot be taken for ours.
         let tag = format!("user-service-{}", Uuid::new_v4());
         let consuming =
             channel.basic_consume(config.push_queue.as_str().into(), tag.into(), BasicConsumeOptions::default(), FieldTable::default());
         let deliveries = step(consuming).await?;
-        Ok(Self { counting: step(connection.create_channel()).await?, channel, deliveries })
+        Ok(Self { channel, counting, deliveries })
     }
 
     async fn run(mut self, config: &config::Broker, consumer: &impl Consumer, status: &Status, stop: &CancellationToken) -> Result<()> {
