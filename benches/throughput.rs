@@ -114,7 +114,7 @@ async fn messages() {
     let owner = TestApp::start_with(Role::Both, |_| {}).await;
     let registering = futures_util::stream::iter(0..USERS).map(|_| owner.client.register("Ada"));
     let users: Vec<TestUser> = registering.buffer_unordered(8).collect().await;
-    let (names, database_url) = (owner.config.broker.clone().unwrap(), owner.database_url.clone());
+    let (names, database_url) = (owner.config.broker.clone(), owner.database_url.clone());
     let broker = owner.broker().await;
     owner.halt().await;
 
@@ -129,7 +129,7 @@ async fn messages() {
         let services = support::Services::from_env();
         let started = Instant::now();
         let app = TestApp::launch(services, database_url.clone(), Role::Worker, |config| {
-            config.broker = Some(names);
+            config.broker = names;
             config.redis_prefix = prefix;
             config.database.pool_size = 16;
         })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::error::Result;
 use crate::infra::access_token::AccessTokens;
 use crate::infra::cache::Cache;
@@ -34,14 +34,20 @@ pub struct App {
 
 impl App {
     /// Builds everything on the current runtime, which must be the main one; connects to nothing yet.
-    pub fn new(config: Config, clock: Clock) -> Result<Self> {
+    pub fn new(config: Config, role: Role, clock: Clock) -> Result<Self> {
         let cache = Cache::new(&config.redis_url, &config.redis_prefix)?;
         let pool = Database::new(&config.database, cache.clone())?;
-        // Two thirds for the API, so that neither starves the other (30 and 15 of the usual 50, the rest to spare).
+        // So that neither part starves the other: 30 and 15 of the usual 50, the rest to spare. A part that runs alone
+        // gets all, but for what health asks of a worker.
         let size = config.database.pool_size;
+        let (api, worker) = match role {
+            Role::Api => (size, 1),
+            Role::Worker => ((size / 5).max(1), size - size / 5),
+            Role::Both => ((size * 3 / 5).max(1), (size * 3 / 10).max(1)),
+        };
         Ok(Self {
-            db: pool.api_share((size * 3 / 5).max(1)),
-            worker_db: pool.worker_share((size * 3 / 10).max(1)),
+            db: pool.api_share(api),
+            worker_db: pool.worker_share(worker),
             cache,
             access_tokens: AccessTokens::new(&config.identity),
             keys: ServerKeys::new(config.root_secret()),

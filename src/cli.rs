@@ -91,7 +91,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             print("The configuration is complete.")
         }
         Command::Keys { command: KeysCommand::Service { name, scopes } } => make_service_key(&name, &scopes),
-        Command::Healthcheck => healthcheck(&Config::from_env(Role::Api)?).await,
+        Command::Healthcheck => healthcheck(Config::port_from_env()?).await,
     }
 }
 
@@ -104,7 +104,7 @@ async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
     telemetry::start_logging(&config.log);
     let address = format!("{}:{}", config.http.host, config.http.port);
     let listener = TcpListener::bind(&address).with_context(|| format!("cannot listen on {address}; is PORT taken?"))?;
-    let app = App::new(config, Clock::default())?;
+    let app = App::new(config, role, Clock::default())?;
     let stop = CancellationToken::new();
     let signals = actix_rt::spawn(supervisor::watch_signals(stop.clone()));
     tracing::info!(address, ?role, version = env!("CARGO_PKG_VERSION"), "serving");
@@ -139,10 +139,10 @@ fn make_service_key(name: &str, scopes: &[Scope]) -> anyhow::Result<()> {
 }
 
 /// Asks this machine's own service, without an HTTP client in the binary.
-async fn healthcheck(config: &Config) -> anyhow::Result<()> {
+async fn healthcheck(port: u16) -> anyhow::Result<()> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let asking = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", config.http.port)).await?;
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
         stream.write_all(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
         let mut answer = Vec::new();
         stream.take(16 * 1024).read_to_end(&mut answer).await?;

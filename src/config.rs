@@ -40,12 +40,13 @@ pub struct Config {
     pub redis_url: SecretString,
     /// Prefix of every Redis key, so that several installations share one Redis.
     pub redis_prefix: String,
-    /// Absent for `--role api`, which never needs the broker.
-    pub broker: Option<Broker>,
+    pub broker: Broker,
     pub http: Http,
     pub identity: Identity,
     pub service_keys: Vec<ServiceKey>,
     pub limits: Limits,
+    /// How mails call this installation.
+    pub app_name: String,
     pub shutdown_grace: Duration,
     pub log: Log,
 }
@@ -58,7 +59,8 @@ pub struct Database {
 
 #[derive(Clone, Debug)]
 pub struct Broker {
-    pub url: SecretString,
+    /// Absent for `--role api`, which never connects: it only writes down where its messages will go.
+    pub url: Option<SecretString>,
     pub exchange: String,
     pub push_queue: String,
     pub push_key: String,
@@ -164,6 +166,7 @@ pub struct Limits {
     pub login_ip: Limit,
     pub login_account: Limit,
     pub refresh_session: Limit,
+    pub password_change: Limit,
 }
 
 #[derive(Clone, Debug)]
@@ -179,6 +182,7 @@ pub enum LogFormat {
     Pretty,
 }
 
+const DEFAULT_PORT: u16 = 8000;
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl Config {
@@ -190,6 +194,15 @@ impl Config {
             |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()),
             std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect(),
         )
+    }
+
+    /// Only the port, for a health check that knows no secrets.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    pub fn port_from_env() -> Result<u16, Problems> {
+        let lookup = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        let mut env = Reader::new(&lookup);
+        let port = env.number("PORT", DEFAULT_PORT, 0..=65535);
+        env.finish(port)
     }
 
     /// Reads the same variables from a map, for tests.
@@ -210,10 +223,10 @@ impl Config {
             },
             redis_url: env.url("REDIS_URL", &["redis", "rediss"], "redis://host:6379"),
             redis_prefix: env.text("REDIS_KEY_PREFIX", "user-service"),
-            broker: if role.has_worker() { Some(broker(&mut env)) } else { None },
+            broker: broker(&mut env, role),
             http: Http {
                 host: env.text("HOST", "0.0.0.0"),
-                port: env.number("PORT", 8000, 0..=65535),
+                port: env.number("PORT", DEFAULT_PORT, 0..=65535),
                 workers: env.optional_number("HTTP_WORKERS", 1..=256),
                 cors_allowed_origins: env.origins("CORS_ALLOWED_ORIGINS"),
                 docs: env.choice("DOCS", &[("on", true), ("off", false)], true),
@@ -235,7 +248,9 @@ impl Config {
                 login_ip: env.limit("LIMIT_LOGIN_IP", 10, 60),
                 login_account: env.limit("LIMIT_LOGIN_ACCOUNT", 5, 300),
                 refresh_session: env.limit("LIMIT_REFRESH_SESSION", 30, 60),
+                password_change: env.limit("LIMIT_PASSWORD_CHANGE", 5, 60),
             },
+            app_name: env.text("APP_NAME", "User Service"),
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(25), 1..=600),
             log: Log {
                 format: env.choice("LOG_FORMAT", &[("json", LogFormat::Json), ("pretty", LogFormat::Pretty)], LogFormat::Json),
@@ -253,9 +268,9 @@ impl Config {
     }
 }
 
-fn broker(env: &mut Reader<'_>) -> Broker {
+fn broker(env: &mut Reader<'_>, role: Role) -> Broker {
     let broker = Broker {
-        url: env.url("RABBITMQ_URL", &["amqp", "amqps"], "amqp://user:password@host:5672/%2f"),
+        url: role.has_worker().then(|| env.url("RABBITMQ_URL", &["amqp", "amqps"], "amqp://user:password@host:5672/%2f")),
         exchange: env.text("RABBITMQ_EXCHANGE", "notifications.direct"),
         push_queue: env.text("RABBITMQ_PUSH_QUEUE", "push.queue"),
         push_key: env.text("RABBITMQ_PUSH_ROUTING_KEY", "push"),
@@ -306,7 +321,7 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_contract() {
         let config = with(&[]).unwrap();
-        let broker = config.broker.unwrap();
+        let broker = config.broker;
         assert_eq!((broker.push_queue.as_str(), broker.deliver_queue.as_str()), ("push.queue", "push.deliver.queue"));
         assert_eq!((config.http.port, config.identity.bcrypt_cost, config.database.pool_size), (8000, 11, 50));
     }
@@ -334,7 +349,7 @@ mod tests {
     fn the_api_needs_no_broker() {
         let mut variables = BTreeMap::from(GOOD);
         variables.remove("RABBITMQ_URL");
-        assert!(Config::from_map(Role::Api, &variables).unwrap().broker.is_none());
+        assert!(Config::from_map(Role::Api, &variables).unwrap().broker.url.is_none());
         assert!(Config::from_map(Role::Worker, &variables).is_err());
     }
 

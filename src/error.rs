@@ -52,6 +52,7 @@ pub enum Code {
     InvalidCredentials,
     InvalidRefreshToken,
     RefreshTokenReused,
+    WrongPassword,
     Forbidden,
     NotFound,
     UserNotFound,
@@ -76,6 +77,7 @@ impl Code {
         Code::InvalidCredentials,
         Code::InvalidRefreshToken,
         Code::RefreshTokenReused,
+        Code::WrongPassword,
         Code::Forbidden,
         Code::NotFound,
         Code::UserNotFound,
@@ -120,6 +122,7 @@ impl Code {
             Code::RefreshTokenReused => {
                 ("refresh_token_reused", Kind::Unauthenticated, "The refresh token was used before; its session has ended.")
             }
+            Code::WrongPassword => ("wrong_password", Kind::Forbidden, "The current password is wrong."),
             Code::Forbidden => ("forbidden", Kind::Forbidden, "The caller is known and may not do this."),
             Code::NotFound => ("not_found", Kind::NotFound, "There is nothing at this path."),
             Code::UserNotFound => ("user_not_found", Kind::NotFound, "There is no such user."),

@@ -106,10 +106,20 @@ pub fn find_service(keys: &[ServiceKey], shown: &str) -> Option<Service> {
 /// Ends every session of a user in the caller's transaction, by a new epoch.
 pub async fn end_sessions(tx: &mut Tx, user_id: Uuid, reason: &str, now: DateTime<Utc>) -> Result<()> {
     store::update_epoch(tx, user_id).await?;
-    for session_id in store::update_ended(tx, user_id, reason, now).await? {
+    for session_id in store::update_ended(tx, user_id, None, reason, now).await? {
         forget_session(tx, session_id, now).await?;
     }
     card::changed(tx, user_id, now).await.map(drop)
+}
+
+/// Ends every session of a user but this one, which moves to the new epoch.
+pub async fn end_other_sessions(tx: &mut Tx, kept: Session, reason: &str, now: DateTime<Utc>) -> Result<()> {
+    let epoch = store::update_epoch(tx, kept.user_id).await?;
+    store::update_session_epoch(tx, kept.session_id, epoch).await?;
+    for session_id in store::update_ended(tx, kept.user_id, Some(kept.session_id), reason, now).await? {
+        forget_session(tx, session_id, now).await?;
+    }
+    card::changed(tx, kept.user_id, now).await.map(drop)
 }
 
 /// Has a session's cached state forgotten after the caller's transaction.

@@ -26,12 +26,30 @@ pub async fn find_epoch(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryRes
     users::table.find(user_id).select(users::session_epoch).first(conn).await.optional()
 }
 
-pub async fn update_epoch(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<usize> {
-    diesel::update(users::table.find(user_id)).set(users::session_epoch.eq(users::session_epoch + 1)).execute(conn).await
+/// The new epoch.
+pub async fn update_epoch(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<i32> {
+    diesel::update(users::table.find(user_id))
+        .set(users::session_epoch.eq(users::session_epoch + 1))
+        .returning(users::session_epoch)
+        .get_result(conn)
+        .await
 }
 
-pub async fn update_ended(conn: &mut AsyncPgConnection, user_id: Uuid, reason: &str, now: DateTime<Utc>) -> QueryResult<Vec<Uuid>> {
-    diesel::update(sessions::table.filter(sessions::user_id.eq(user_id)).filter(sessions::ended_at.is_null()))
+pub async fn update_session_epoch(conn: &mut AsyncPgConnection, session_id: Uuid, epoch: i32) -> QueryResult<usize> {
+    diesel::update(sessions::table.find(session_id)).set(sessions::epoch.eq(epoch)).execute(conn).await
+}
+
+/// Ends the sessions of a user, but one that is kept; returns which.
+pub async fn update_ended(
+    conn: &mut AsyncPgConnection,
+    user_id: Uuid,
+    kept: Option<Uuid>,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> QueryResult<Vec<Uuid>> {
+    // No session has the nil id.
+    let ending = sessions::table.filter(sessions::user_id.eq(user_id)).filter(sessions::id.ne(kept.unwrap_or_default()));
+    diesel::update(ending.filter(sessions::ended_at.is_null()))
         .set((sessions::ended_at.eq(now), sessions::end_reason.eq(reason)))
         .returning(sessions::id)
         .get_results(conn)

@@ -98,7 +98,7 @@ mod tests {
                 ("JWT_SECRET", "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e"),
             ]),
         );
-        let broker = broker.unwrap().broker.unwrap();
+        let broker = broker.unwrap().broker;
         let message = Incoming { body: b"\xff{".to_vec(), message_id: Some("m-1".into()), ..Incoming::default() };
         let dead = Dead::new(DeadReason::MalformedJson, "é".repeat(200));
         let copy = dead.copy_of(&message, &broker, DateTime::UNIX_EPOCH);

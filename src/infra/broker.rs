@@ -17,7 +17,8 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Connects; `name` is what the broker's management shows.
 pub async fn connect(config: &config::Broker, name: &str) -> Result<Connection> {
-    let mut url = url::Url::parse(config.url.expose_secret()).map_err(Error::internal)?;
+    let url = config.url.as_ref().ok_or_else(|| Error::internal("RABBITMQ_URL is not set"))?;
+    let mut url = url::Url::parse(url.expose_secret()).map_err(Error::internal)?;
     if !url.query_pairs().any(|(name, _)| name == "heartbeat") {
         url.query_pairs_mut().append_pair("heartbeat", "20");
     }

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod correlation;
 pub mod db;
 pub mod keys;
+pub mod mailer;
 pub mod migrations;
 pub mod outbox;
 pub mod password_hash;

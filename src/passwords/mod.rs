@@ -1,5 +1,7 @@
 //! Passwords: what is accepted, and whose hash is whose.
 
+mod change;
+pub mod http;
 pub mod policy;
 mod store;
 
@@ -10,6 +12,7 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::infra::password_hash::PasswordHasher;
 
+pub use change::{Change, change, check_current};
 pub use policy::Password;
 
 /// Judges a new password in the queue of the hashes, because a hostile one takes about as long.

@@ -17,6 +17,14 @@ pub async fn upsert_hash(conn: &mut AsyncPgConnection, user_id: Uuid, hash: &str
         .await
 }
 
+/// Replaces exactly this hash; returns whether (1) or not (0).
+pub async fn update_hash(conn: &mut AsyncPgConnection, user_id: Uuid, old: &str, new: &str, now: DateTime<Utc>) -> QueryResult<usize> {
+    diesel::update(credentials::table.find(user_id).filter(credentials::password_hash.eq(old)))
+        .set((credentials::password_hash.eq(new), credentials::changed_at.eq(now)))
+        .execute(conn)
+        .await
+}
+
 pub async fn find_hash(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<Option<String>> {
     credentials::table.find(user_id).select(credentials::password_hash).first(conn).await.optional()
 }

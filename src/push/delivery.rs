@@ -143,7 +143,7 @@ mod tests {
             ("RABBITMQ_URL", "amqp://h"),
             ("JWT_SECRET", "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e"),
         ];
-        config::Config::from_map(config::Role::Both, &variables.into()).unwrap().broker.unwrap()
+        config::Config::from_map(config::Role::Both, &variables.into()).unwrap().broker
     }
 
     #[test]

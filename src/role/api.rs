@@ -17,7 +17,7 @@ use crate::config::Role;
 use crate::error::{Code, Error, Result};
 use crate::http::middleware::every_request;
 use crate::http::{docs, health};
-use crate::{directory, preferences, sessions, users};
+use crate::{directory, passwords, preferences, sessions, users};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -114,6 +114,7 @@ fn api_v1() -> apistos::web::Scope {
         .service(resource("/auth/logout").route(post().to(sessions::http::logout)))
         .service(resource("/auth/sessions").route(get().to(sessions::http::list_sessions)))
         .service(resource("/auth/sessions/{id}").route(delete().to(sessions::http::end_session)))
+        .service(resource("/auth/password").route(post().to(passwords::http::change_password)))
         .service(resource("/auth/validate").route(get().to(directory::http::validate_token)))
         .service(resource("/health").route(get().to(health::get_health)))
 }

@@ -10,7 +10,7 @@ use crate::amqp::consumer::consume;
 use crate::amqp::publisher::Publisher;
 use crate::amqp::relay::{Sender, relay};
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::infra::{outbox, throttle};
 use crate::push::amqp::PushRequests;
 use crate::sessions;
@@ -19,8 +19,8 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 const PURGE_BATCH: i64 = 1_000;
 
 /// Starts every part; returns the publisher, which is to be closed after them.
-pub fn start(app: &App, supervisor: &mut Supervisor) -> Result<Option<Publisher>> {
-    let broker = app.config.broker.clone().ok_or_else(|| Error::internal("a worker needs RABBITMQ_URL"))?;
+pub fn start(app: &App, supervisor: &mut Supervisor) -> Publisher {
+    let broker = app.config.broker.clone();
     let publisher = Publisher::new(broker.clone(), app.status.clone());
     {
         let (app, broker) = (app.clone(), broker.clone());
@@ -43,7 +43,7 @@ pub fn start(app: &App, supervisor: &mut Supervisor) -> Result<Option<Publisher>
     }
     let app = app.clone();
     supervisor.keep("purge", move |stop| purge(app.clone(), stop));
-    Ok(Some(publisher))
+    publisher
 }
 
 /// Deletes what has expired, in small batches so that no lock is held long.

@@ -57,7 +57,7 @@ impl Producer {
 
     async fn try_publish(&mut self, id: usize) -> lapin::Result<bool> {
         if self.line.is_none() {
-            let connection = Connection::connect(self.names.url.expose_secret(), ConnectionProperties::default()).await?;
+            let connection = Connection::connect(self.names.url.as_ref().unwrap().expose_secret(), ConnectionProperties::default()).await?;
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             self.line = Some((connection, channel));
@@ -101,7 +101,7 @@ fn report(what: &str, confirmed: &HashSet<usize>, seen: &HashSet<usize>, duplica
 
 /// Takes what is there; acknowledged only once it is noted.
 async fn observe(names: &Broker, seen: &mut HashSet<usize>, raw: &mut usize) -> lapin::Result<()> {
-    let connection = Connection::connect(names.url.expose_secret(), ConnectionProperties::default()).await?;
+    let connection = Connection::connect(names.url.as_ref().unwrap().expose_secret(), ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     while let Some(message) = channel.basic_get(names.deliver_queue.as_str().into(), BasicGetOptions::default()).await? {
         let id = message.delivery.properties.message_id().as_ref().unwrap().as_str().parse().unwrap();
@@ -118,7 +118,7 @@ async fn a_killed_broker_costs_no_confirmed_request() {
     only_on_a_set_of_its_own();
     let app = TestApp::start().await;
     let user = app.client.register("Ada").await;
-    let mut producer = Producer::new(app.config.broker.clone().unwrap(), &user.id);
+    let mut producer = Producer::new(app.config.broker.clone(), &user.id);
     // At a steady rate, so that each kill comes more than 5 seconds after the start before it. Sooner, RabbitMQ 3.10 loses
     // what it just registered: docs/decisions/quorum-queues.md.
     let mut pace = tokio::time::interval(Duration::from_millis(8));
@@ -151,7 +151,7 @@ async fn a_killed_database_is_503_never_401_and_no_push_is_lost() {
     let app = TestApp::start().await;
     let user = app.client.register("Ada").await;
     let me = app.client.as_user(&user);
-    let mut producer = Producer::new(app.config.broker.clone().unwrap(), &user.id);
+    let mut producer = Producer::new(app.config.broker.clone(), &user.id);
     // Warm: the session and the card are cached.
     assert_eq!(me.get("/api/v1/users/preferences").await.status, 200);
     services(&["kill", "postgres"]).await;
@@ -231,12 +231,11 @@ async fn a_killed_cache_is_slower_and_never_wrong() {
 async fn a_service_started_before_its_dependencies_comes_up_when_they_do() {
     only_on_a_set_of_its_own();
     let healthy = TestApp::start().await;
-    let (url, names) = (healthy.database_url.clone(), healthy.config.broker.clone().unwrap());
+    let (url, names) = (healthy.database_url.clone(), healthy.config.broker.clone());
     for name in ["postgres", "rabbitmq", "redis"] {
         services(&["kill", name]).await;
     }
-    let starting =
-        TestApp::launch(support::Services::from_env(), url, user_service::config::Role::Both, |config| config.broker = Some(names));
+    let starting = TestApp::launch(support::Services::from_env(), url, user_service::config::Role::Both, |config| config.broker = names);
     let mending = async {
         for name in ["redis", "rabbitmq", "postgres"] {
             services(&["start", name]).await;

@@ -6,7 +6,7 @@ use crate::support::{Services, TestApp};
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_shows_a_delivery_a_skip_and_a_dead_letter() {
     let app = TestApp::start().await;
-    let broker = app.config.broker.clone().unwrap();
+    let broker = app.config.broker.clone();
     let demo = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/demo");
     let output = Command::new(demo)
         .env("BASE_URL", &app.client.base)

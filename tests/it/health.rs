@@ -18,7 +18,7 @@ async fn health_tells_each_dependency_and_both_readers_find_their_fields() {
     }
     assert_eq!(app.client.get("/health/live").await.status, 200);
     assert_eq!(app.client.get("/health/ready/").await.status, 200);
-    let queue = app.config.broker.as_ref().unwrap().push_queue.clone();
+    let queue = app.config.broker.push_queue.clone();
     eventually("the queue's consumers are counted", async || {
         app.client.get("/health").await.json()["queues"][&queue]["consumers"] == json!(1)
     })
@@ -29,7 +29,7 @@ async fn health_tells_each_dependency_and_both_readers_find_their_fields() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_process_needs_no_broker_and_says_so() {
     let app = TestApp::api().await;
-    assert!(app.config.broker.is_none());
+    assert!(app.config.broker.url.is_none());
     assert_eq!(app.client.get("/health").await.json()["checks"]["broker"], json!("unused"));
     app.client.register("Ada").await;
     app.stop().await.unwrap();

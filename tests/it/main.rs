@@ -9,6 +9,7 @@ mod directory;
 mod documents;
 mod edge;
 mod health;
+mod passwords;
 mod preferences;
 mod profile;
 mod push;

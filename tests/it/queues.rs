@@ -16,7 +16,7 @@ async fn consumes_as_it_is(arguments: FieldTable) {
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), arguments.clone()).await.unwrap();
-    let app = TestApp::start_on(services, database, Role::Both, |config| config.broker.as_mut().unwrap().push_queue = name.clone()).await;
+    let app = TestApp::start_on(services, database, Role::Both, |config| config.broker.push_queue = name.clone()).await;
     let (user, broker) = (app.client.register("Ada").await, app.broker().await);
     broker.request_push(&user.id, "as-it-is").await;
     assert_eq!(broker.delivered().await.message_id().as_deref(), Some("as-it-is"));
@@ -68,20 +68,20 @@ async fn under_wait_nothing_is_declared_and_consuming_begins_when_the_siblings_h
     let services = Services::from_env();
     let database = fresh_database(&services).await;
     let sibling = TestApp::start_with(Role::Worker, |_| {}).await;
-    let names = sibling.config.broker.clone().unwrap();
+    let names = sibling.config.broker.clone();
     let owner = TestBroker::connect(names.clone()).await;
     sibling.stop().await.unwrap();
 
     let mut broker = names.clone();
     broker.declare = Declare::Wait;
-    let config = |config: &mut user_service::config::Config| config.broker = Some(broker);
+    let config = |config: &mut user_service::config::Config| config.broker = broker;
     let app = TestApp::launch(services, database, Role::Both, config).await;
     eventually("it has looked for the queues", async || app.app.status.parts()["consumer"].1 > 0).await;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let looked_up = owner.channel.queue_declare(names.push_queue.as_str().into(), options, FieldTable::default()).await;
     assert!(looked_up.is_err(), "the service declared a queue under RABBITMQ_DECLARE=wait");
     // The siblings come up: a service that creates stands in for all of them.
-    let sibling = TestApp::start_with(Role::Worker, |config| config.broker = Some(names)).await;
+    let sibling = TestApp::start_with(Role::Worker, |config| config.broker = names).await;
     eventually("the waiting service consumes", async || app.app.status.broker_connected()).await;
     drop(sibling);
     app.stop().await.unwrap();

@@ -49,7 +49,10 @@ impl From<Delivery> for Received {
 
 impl TestBroker {
     pub async fn connect(names: Broker) -> Self {
-        let connection = Connection::connect(names.url.expose_secret(), ConnectionProperties::default()).await.unwrap();
+        let connection =
+            Connection::connect(names.url.as_ref().expect("no broker for --role api").expose_secret(), ConnectionProperties::default())
+                .await
+                .unwrap();
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         Self { names, connection, channel }

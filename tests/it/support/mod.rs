@@ -106,7 +106,7 @@ impl TestApp {
             move || {
                 let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
                 actix_rt::System::with_tokio_rt(runtime).block_on(async move {
-                    let app = App::new(config, clock).map_err(|error| error.chain())?;
+                    let app = App::new(config, role, clock).map_err(|error| error.chain())?;
                     let _ = give.send(app.clone());
                     user_service::role::run(app, role, listener, stop).await.map_err(|error| error.chain())
                 })
@@ -120,7 +120,7 @@ impl TestApp {
 
     /// A broker client on this service's names.
     pub async fn broker(&self) -> TestBroker {
-        TestBroker::connect(self.config.broker.clone().expect("no broker for --role api")).await
+        TestBroker::connect(self.config.broker.clone()).await
     }
 
     /// Runs SQL on this service's database.
@@ -157,8 +157,8 @@ impl TestApp {
     }
 
     async fn clear_away(&self) {
-        if let Some(broker) = &self.config.broker {
-            TestBroker::connect(broker.clone()).await.delete_all().await;
+        if self.config.broker.url.is_some() {
+            TestBroker::connect(self.config.broker.clone()).await.delete_all().await;
         }
         let mut conn = AsyncPgConnection::establish(&self.services.database_url).await.unwrap();
         let name = self.database_url.rsplit('/').next().unwrap();
@@ -176,7 +176,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
     let prefix = format!("t{}", Uuid::new_v4().simple());
     let name = |name: &str| format!("{prefix}.{name}");
     let broker = config::Broker {
-        url: services.rabbitmq_url.clone().into(),
+        url: role.has_worker().then(|| services.rabbitmq_url.clone().into()),
         exchange: name("notifications.direct"),
         push_queue: name("push.queue"),
         push_key: "push".into(),
@@ -197,7 +197,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
         database: config::Database { url: database_url.into(), pool_size: 8 },
         redis_url: services.redis_url.clone().into(),
         redis_prefix: prefix,
-        broker: role.has_worker().then_some(broker),
+        broker,
         http: config::Http {
             host: "127.0.0.1".into(),
             port: 0,
@@ -221,7 +221,8 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
             service_key("reader", SERVICE_KEY, &[Scope::UsersRead]),
             service_key("writer", WEAK_SERVICE_KEY, &[Scope::PushWrite]),
         ],
-        limits: config::Limits { register_ip: None, login_ip: None, login_account: None, refresh_session: None },
+        limits: config::Limits { register_ip: None, login_ip: None, login_account: None, refresh_session: None, password_change: None },
+        app_name: "Test Service".into(),
         shutdown_grace: Duration::from_secs(20),
         log: config::Log { format: LogFormat::Pretty, filter: "info,lapin=off,actix_server=off".into() },
     }

@@ -1,0 +1,88 @@
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::support::{PASSWORD, TestApp};
+
+const NEW: &str = "another-Pass-77";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_password_ends_every_other_session_at_once_and_keeps_this_one() {
+    let app = TestApp::api().await;
+    for _ in 0..20 {
+        let user = app.client.register("Ada").await;
+        let login = json!({"email": user.email, "password": PASSWORD});
+        let others = join_all((0..5).map(|_| app.client.post("/api/v1/auth/login", login.clone()))).await;
+        let others: Vec<_> = others.iter().map(|answer| answer.data()).collect();
+        for other in &others {
+            // Known as alive to the cache.
+            assert_eq!(app.client.bearer(other["access_token"].as_str().unwrap()).get("/api/v1/auth/validate").await.status, 200);
+        }
+        let me = app.client.as_user(&user);
+        let change = json!({"current_password": PASSWORD, "password": NEW, "password_confirm": NEW});
+        assert_eq!(me.post("/api/v1/auth/password/", change).await.status, 200);
+        for other in &others {
+            let access = app.client.bearer(other["access_token"].as_str().unwrap()).get("/api/v1/auth/validate").await;
+            let refresh = app.client.post("/api/v1/auth/refresh", json!({"refresh_token": other["refresh_token"]})).await;
+            assert_eq!((access.status, refresh.status), (401, 401), "a session outlived the password");
+        }
+        assert_eq!(me.get("/api/v1/auth/validate").await.status, 200);
+        assert_eq!(app.client.post("/api/v1/auth/login", login).await.status, 401);
+        assert_eq!(app.client.post("/api/v1/auth/login", json!({"email": user.email, "password": NEW})).await.status, 200);
+    }
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_is_told_by_a_mail_to_the_stored_address() {
+    let app = TestApp::start().await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    let change = json!({"current_password": PASSWORD, "password": NEW, "password_confirm": NEW});
+    let me = app.client.as_user(&user).with("x-correlation-id", "c-77");
+    assert_eq!(me.post("/api/v1/auth/password", change).await.status, 200);
+    let mail = broker.receive(&broker.names.email_queue, 1).await.remove(0);
+    let body = mail.json();
+    assert_eq!((body["template_code"].as_str(), body["notification_type"].as_str()), (Some("password_changed"), Some("email")));
+    assert_eq!(body["variables"], json!({"name": "Ada", "email": user.email, "app_name": "Test Service"}));
+    assert_eq!(body["user_id"], json!(user.id));
+    for field in ["notification_id", "request_id", "created_at"] {
+        assert!(body[field].is_string(), "{field}");
+    }
+    assert_eq!(mail.properties.correlation_id().as_ref().map(|id| id.as_str()), Some("c-77"));
+    let text = String::from_utf8(mail.data).unwrap();
+    assert!(!text.contains(PASSWORD) && !text.contains(NEW), "a password is in the mail");
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_current_or_weak_new_password_changes_nothing() {
+    let app = TestApp::api().await;
+    let user = app.client.register("Ada").await;
+    let me = app.client.as_user(&user);
+    let change =
+        |current: &str, new: &str, confirm: &str| json!({"current_password": current, "password": new, "password_confirm": confirm});
+    assert_eq!(me.post("/api/v1/auth/password", change("wrong", NEW, NEW)).await.refusal(), (403, "wrong_password".to_owned()));
+    let differs = me.post("/api/v1/auth/password", change(PASSWORD, NEW, "other")).await;
+    assert_eq!(differs.refusal(), (400, "validation_failed".to_owned()));
+    assert!(differs.json()["errors"]["password_confirm"].is_array());
+    for weak in ["12345678", "password1", &user.email, &"x".repeat(72)] {
+        assert!(me.post("/api/v1/auth/password", change(PASSWORD, weak, weak)).await.json()["errors"]["password"].is_array(), "{weak}");
+    }
+    assert_eq!(app.client.post("/api/v1/auth/login", json!({"email": user.email, "password": PASSWORD})).await.status, 200);
+    assert_eq!(app.count("SELECT count(*) AS n FROM outbox WHERE lane = 'amqp'").await, 0);
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_16_changes_at_once_one_wins() {
+    let app = TestApp::api().await;
+    let user = app.client.register("Ada").await;
+    let me = app.client.as_user(&user);
+    let changes = (0..16).map(|n| {
+        let new = format!("{NEW}-{n}");
+        me.post("/api/v1/auth/password", json!({"current_password": PASSWORD, "password": new, "password_confirm": new}))
+    });
+    let statuses: Vec<u16> = join_all(changes).await.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 403, 503].contains(status)), "{statuses:?}");
+    app.stop().await.unwrap();
+}
