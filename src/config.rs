@@ -3,6 +3,7 @@
 //! [`Config::from_env`] reads everything once and reports every problem in one message, before anything connects.
 //! The parts are plain structs, so that a test builds one by literal.
 
+mod broker;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
+pub use broker::{Broker, Declare, QueueType};
 use reader::Reader;
 pub use reader::{Problem, Problems};
 
@@ -55,41 +57,6 @@ pub struct Config {
 pub struct Database {
     pub url: SecretString,
     pub pool_size: usize,
-}
-
-#[derive(Clone, Debug)]
-pub struct Broker {
-    /// Absent for `--role api`, which never connects: it only writes down where its messages will go.
-    pub url: Option<SecretString>,
-    pub exchange: String,
-    pub push_queue: String,
-    pub push_key: String,
-    pub deliver_queue: String,
-    pub deliver_key: String,
-    pub email_queue: String,
-    pub email_key: String,
-    pub dlx_exchange: String,
-    pub failed_queue: String,
-    pub failed_key: String,
-    pub events_exchange: String,
-    pub declare: Declare,
-    pub queue_type: QueueType,
-    /// Unacknowledged messages the broker may hand us.
-    pub prefetch: u16,
-}
-
-/// What to do about a queue or exchange that is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Declare {
-    Create,
-    /// The siblings own their queues: wait until they exist.
-    Wait,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueType {
-    Quorum,
-    Classic,
 }
 
 #[derive(Clone, Debug)]
@@ -223,7 +190,7 @@ impl Config {
             },
             redis_url: env.url("REDIS_URL", &["redis", "rediss"], "redis://host:6379"),
             redis_prefix: env.text("REDIS_KEY_PREFIX", "user-service"),
-            broker: broker(&mut env, role),
+            broker: Broker::read(&mut env, role),
             http: Http {
                 host: env.text("HOST", "0.0.0.0"),
                 port: env.number("PORT", DEFAULT_PORT, 0..=65535),
@@ -266,39 +233,6 @@ impl Config {
     pub fn root_secret(&self) -> &[u8] {
         self.identity.app_secret.as_ref().unwrap_or(&self.identity.jwt_secret).expose_secret().as_bytes()
     }
-}
-
-fn broker(env: &mut Reader<'_>, role: Role) -> Broker {
-    let broker = Broker {
-        url: role.has_worker().then(|| env.url("RABBITMQ_URL", &["amqp", "amqps"], "amqp://user:password@host:5672/%2f")),
-        exchange: env.text("RABBITMQ_EXCHANGE", "notifications.direct"),
-        push_queue: env.text("RABBITMQ_PUSH_QUEUE", "push.queue"),
-        push_key: env.text("RABBITMQ_PUSH_ROUTING_KEY", "push"),
-        deliver_queue: env.text("RABBITMQ_DELIVER_QUEUE", "push.deliver.queue"),
-        deliver_key: env.text("RABBITMQ_DELIVER_ROUTING_KEY", "push.deliver"),
-        email_queue: env.text("RABBITMQ_EMAIL_QUEUE", "email.queue"),
-        email_key: env.text("RABBITMQ_EMAIL_ROUTING_KEY", "email"),
-        dlx_exchange: env.text("RABBITMQ_DLX_EXCHANGE", "notifications.dlx"),
-        failed_queue: env.text("RABBITMQ_FAILED_QUEUE", "failed.queue"),
-        failed_key: env.text("RABBITMQ_FAILED_ROUTING_KEY", "failed"),
-        events_exchange: env.text("RABBITMQ_EVENTS_EXCHANGE", "user.events"),
-        declare: env.choice("RABBITMQ_DECLARE", &[("create", Declare::Create), ("wait", Declare::Wait)], Declare::Create),
-        queue_type: env.choice("RABBITMQ_QUEUE_TYPE", &[("quorum", QueueType::Quorum), ("classic", QueueType::Classic)], QueueType::Quorum),
-        prefetch: env.number("WORKER_PREFETCH", 256, 1..=10_000),
-    };
-    for (variable, name) in [
-        ("RABBITMQ_DELIVER_QUEUE", &broker.deliver_queue),
-        ("RABBITMQ_FAILED_QUEUE", &broker.failed_queue),
-        ("RABBITMQ_EMAIL_QUEUE", &broker.email_queue),
-    ] {
-        if *name == broker.push_queue {
-            env.problem(variable, "is the queue of RABBITMQ_PUSH_QUEUE: what goes out would come in again", "another name");
-        }
-    }
-    if broker.deliver_key == broker.push_key {
-        env.problem("RABBITMQ_DELIVER_ROUTING_KEY", "equals RABBITMQ_PUSH_ROUTING_KEY: what goes out would come in again", "another key");
-    }
-    broker
 }
 
 #[cfg(test)]
