@@ -15,7 +15,11 @@ const DURATION_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.
 
 /// Starts writing logs to standard error; a second call (tests) changes nothing.
 pub fn start_logging(log: &Log) {
-    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_invalid| EnvFilter::new("info"));
+    let mut filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_invalid| EnvFilter::new("info"));
+    // At debug it writes the parameters of every statement, hashes and tokens among them, whatever RUST_LOG asks for.
+    if let Ok(quiet) = "tokio_postgres=info".parse() {
+        filter = filter.add_directive(quiet);
+    }
     let registry = tracing_subscriber::registry().with(filter);
     let started = match log.format {
         LogFormat::Json => {

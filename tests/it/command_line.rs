@@ -129,3 +129,62 @@ async fn sigterm_finishes_what_was_accepted_and_exits_0() {
     assert_eq!(ids.len(), 500, "a confirmed request was lost or doubled");
     names.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_stand_in_no_log_line_however_much_is_logged() {
+    let services = Services::from_env();
+    let database = crate::support::fresh_database(&services).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut command = binary();
+    command.args(["--role", "api"]).envs([
+        ("DATABASE_URL", database.as_str()),
+        ("REDIS_URL", &services.redis_url),
+        ("JWT_SECRET", SECRET),
+        ("HOST", "127.0.0.1"),
+        ("PORT", &port),
+        ("RUST_LOG", "trace"),
+        ("REDIS_KEY_PREFIX", "canary"),
+    ]);
+    let process = command.stderr(Stdio::piped()).spawn().unwrap();
+    let pid = process.id().unwrap().to_string();
+    let output = tokio::task::JoinSet::from_iter([process.wait_with_output()]);
+    let client = Client::new(format!("http://127.0.0.1:{port}"));
+    let http = reqwest::Client::new();
+    let ready = format!("{}/health/ready", client.base);
+    eventually("the process is ready", async || http.get(&ready).send().await.is_ok_and(|answer| answer.status() == 200)).await;
+
+    let user = client.register("Ada").await;
+    let login = client.post("/api/v1/auth/login", json!({"email": user.email, "password": crate::support::PASSWORD})).await.data();
+    let next = client.post("/api/v1/auth/refresh", json!({"refresh_token": login["refresh_token"]})).await.data();
+    let me = client.as_user(&user);
+    let change = json!({"current_password": crate::support::PASSWORD, "password": "Canary-Pass-99", "password_confirm": "Canary-Pass-99"});
+    assert_eq!(me.post("/api/v1/auth/password", change).await.status, 200);
+    assert_eq!(me.patch("/api/v1/users/profile", json!({"push_token": "canary-device", "name": 7})).await.status, 400);
+    assert_eq!(client.with("x-internal-api-key", "usk_canary").get("/api/v1/users/profile").await.status, 401);
+
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    let output = output.join_all().await.remove(0).unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(log.lines().count() > 20, "nothing was logged:\n{log}");
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let secrets = [
+        SECRET.to_owned(),
+        crate::support::PASSWORD.to_owned(),
+        "Canary-Pass-99".to_owned(),
+        user.access_token.clone(),
+        user.push_token.clone(),
+        "canary-device".to_owned(),
+        "usk_canary".to_owned(),
+        text(&login["access_token"]),
+        text(&login["refresh_token"]),
+        text(&next["refresh_token"]),
+        "$2b$".to_owned(),
+        // The same hash's beginning, as a driver that prints its parameters' bytes would show it.
+        "36, 50, 98, 36".to_owned(),
+    ];
+    for secret in secrets {
+        let shown = log.lines().find(|line| line.contains(&secret));
+        assert!(shown.is_none(), "{secret} stands in: {}", &shown.unwrap_or_default()[..shown.unwrap_or_default().len().min(300)]);
+    }
+    TestApp::drop_database(&services, &database).await;
+}

@@ -160,8 +160,12 @@ impl TestApp {
         if self.config.broker.url.is_some() {
             TestBroker::connect(self.config.broker.clone()).await.delete_all().await;
         }
-        let mut conn = AsyncPgConnection::establish(&self.services.database_url).await.unwrap();
-        let name = self.database_url.rsplit('/').next().unwrap();
+        Self::drop_database(&self.services, &self.database_url).await;
+    }
+
+    pub async fn drop_database(services: &Services, url: &str) {
+        let mut conn = AsyncPgConnection::establish(&services.database_url).await.unwrap();
+        let name = url.rsplit('/').next().unwrap();
         let _ = conn.batch_execute(&format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await;
     }
 }
