@@ -102,16 +102,17 @@ impl Subscription {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.drain().await,
+                // Before the deliveries, which are always ready under load.
+                _ = count.tick() => {
+                    for queue in [&config.push_queue, &config.deliver_queue] {
+                        status.set_queue(queue, topology::count(&self.counting, queue).await?);
+                    }
+                }
                 delivery = self.deliveries.next() => {
                     let Some(first) = delivery else { return Err(Error::unavailable("the broker cancelled the subscription")) };
                     let batch = self.take_waiting(first.map_err(Error::unavailable)?)?;
                     self.settle(batch, consumer, status, stop).await?;
                     status.set_held(0);
-                }
-                _ = count.tick() => {
-                    for queue in [&config.push_queue, &config.deliver_queue] {
-                        status.set_queue(queue, topology::count(&self.counting, queue).await?);
-                    }
                 }
             }
         }
