@@ -225,6 +225,7 @@ impl Config {
                 filter: env.filter("RUST_LOG", "info,lapin=off,actix_server=warn"),
             },
         };
+        env.refuse_not_yet();
         env.refuse_unknown_limits(&names);
         env.finish(config)
     }
@@ -313,6 +314,16 @@ mod tests {
         for (name, value) in [("LIMIT_LOGIN_IP", "0/10"), ("LIMIT_LOGIN_IP", "3"), ("LIMIT_LOGIN_IPS", "3/10")] {
             assert!(with(&[(name, value)]).unwrap_err().to_string().contains(name), "{name}={value}");
         }
+    }
+
+    #[test]
+    fn what_this_version_lacks_is_refused_and_not_passed_over() {
+        for (name, value) in
+            [("INTERNAL_PORT", "8001"), ("SERVICE_AUTH", "off"), ("REQUIRE_VERIFIED_EMAIL", "true"), ("LIMIT_DEFAULT_USER", "300/60")]
+        {
+            assert!(with(&[(name, value)]).unwrap_err().to_string().contains(name), "{name}={value}");
+        }
+        assert!(with(&[("LIMIT_DEFAULT_USER", "off"), ("MAIL_TRANSPORT", "queue"), ("INTERNAL_PORT", "")]).is_ok());
     }
 
     #[test]

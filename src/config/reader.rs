@@ -52,6 +52,23 @@ const SAMPLES: [&str; 10] = [
     "placeholder",
 ];
 
+/// Settings of the contract that later versions bring, each with the value that asks for nothing.
+const NOT_YET: [(&str, &str); 13] = [
+    ("LIMIT_RESET_IP", "off"),
+    ("LIMIT_RESET_ACCOUNT", "off"),
+    ("LIMIT_RESEND", "off"),
+    ("LIMIT_TOKEN_IP", "off"),
+    ("LIMIT_DEFAULT_USER", "off"),
+    ("LIMIT_DEFAULT_IP", "off"),
+    ("INTERNAL_PORT", ""),
+    ("METRICS_PORT", ""),
+    ("SERVICE_AUTH", "on"),
+    ("JWT_PRIVATE_KEY_FILE", ""),
+    ("REQUIRE_VERIFIED_EMAIL", "false"),
+    ("REGISTRATION_PRIVACY", ""),
+    ("MAIL_TRANSPORT", "queue"),
+];
+
 pub(super) struct Reader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
     problems: Vec<Problem>,
@@ -181,6 +198,17 @@ impl<'a> Reader<'a> {
             self.problem(name, "is no limit", format!("{count}/{seconds} (so often in so many seconds, 1 to 86400), or off"));
         }
         parsed.or(default)
+    }
+
+    /// A limit or switch that a deployment relies on, and that this version does not have, must not be passed over.
+    pub fn refuse_not_yet(&mut self) {
+        for (name, harmless) in NOT_YET {
+            if self.get(name).is_some_and(|value| !value.eq_ignore_ascii_case(harmless)) {
+                let right = if harmless.is_empty() { "unset".to_owned() } else { format!("{harmless}, or unset") };
+                self.problem(name, "is not supported by this version", right);
+            }
+        }
+        self.limits.extend(NOT_YET.iter().map(|(name, _)| *name));
     }
 
     /// A mistyped limit would silently be no limit.
