@@ -129,7 +129,7 @@ pub fn forgotten_entry(row: &Row) -> Option<CacheEntry> {
 }
 
 /// Due rows, locked until the transaction ends; rows another relay holds are passed over. At most `limit`, and no more
-/// than [`MAX_BATCH_BYTES`] together, but one at least.
+/// than 16 MiB together, but one at least.
 ///
 /// Never "id greater than the last seen": transactions commit out of order, and the late one would be lost.
 pub async fn list_due(conn: &mut AsyncPgConnection, lane: Lane, now: DateTime<Utc>, limit: i64) -> QueryResult<Vec<Row>> {
