@@ -262,3 +262,27 @@ fn files_stay_small_enough_to_read() {
     }
     assert_none(&broken);
 }
+
+#[test]
+fn every_variable_is_named_in_the_example_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
+    let named: Vec<&str> = example.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    let mut missing = Vec::new();
+    let mut found = 0;
+    for file in ["src/config.rs", "src/config/broker.rs"] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for literal in code.split('"').skip(1).step_by(2) {
+            let variable = literal.len() >= 4 && literal.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+            if variable {
+                found += 1;
+                if !named.contains(&literal) {
+                    missing.push(format!("{file}: {literal} is not in .env.example"));
+                }
+            }
+        }
+    }
+    assert!(found > 30, "the variables were not found");
+    assert_none(&missing);
+}
