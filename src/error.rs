@@ -254,11 +254,6 @@ fn is_transient(message: &str) -> bool {
     .any(|state| message.contains(state))
 }
 
-/// Whether `error` is the violation of this named constraint.
-pub fn violates(error: &diesel::result::Error, constraint: &str) -> bool {
-    matches!(error, diesel::result::Error::DatabaseError(_, information) if information.constraint_name() == Some(constraint))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,6 @@ mod store;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -125,11 +124,6 @@ pub async fn end_other_sessions(tx: &mut Tx, kept: Session, reason: &str, now: D
 /// Has a session's cached state forgotten after the caller's transaction.
 pub async fn forget_session(tx: &mut Tx, session_id: Uuid, now: DateTime<Utc>) -> Result<()> {
     tx.forget(CacheEntry { key: session_key(session_id), version: ALIVE }, now).await
-}
-
-/// The user's current epoch, under which a session is opened.
-pub async fn find_epoch(conn: &mut AsyncPgConnection, user_id: Uuid) -> Result<Option<i32>> {
-    Ok(store::find_epoch(conn, user_id).await?)
 }
 
 fn session_key(session_id: Uuid) -> String {

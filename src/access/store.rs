@@ -22,10 +22,6 @@ pub async fn find_live_session(conn: &mut AsyncPgConnection, session_id: Uuid, n
         .optional()
 }
 
-pub async fn find_epoch(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<Option<i32>> {
-    users::table.find(user_id).select(users::session_epoch).first(conn).await.optional()
-}
-
 /// The new epoch.
 pub async fn update_epoch(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<i32> {
     diesel::update(users::table.find(user_id))

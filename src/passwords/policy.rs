@@ -1,6 +1,6 @@
 //! What a new password must be: long enough to resist guessing, short enough for bcrypt to read whole.
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use unicode_normalization::UnicodeNormalization as _;
 
 use crate::infra::password_hash::MAX_BYTES;
@@ -52,15 +52,12 @@ impl Password {
     pub fn into_secret(self) -> SecretString {
         self.0
     }
-
-    /// Whether it is empty; an empty one is refused before any work.
-    pub fn is_empty(&self) -> bool {
-        self.0.expose_secret().is_empty()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
     fn choose(text: &str) -> Result<Password, &'static str> {
