@@ -49,8 +49,11 @@ impl App {
             db: pool.api_share(api),
             worker_db: pool.worker_share(worker),
             cache,
-            access_tokens: AccessTokens::new(&config.identity),
-            keys: ServerKeys::new(config.root_secret()),
+            access_tokens: AccessTokens::new(&config.identity)?,
+            keys: {
+                let (current, previous) = config.identity.root_secrets();
+                ServerKeys::new(current, previous)
+            },
             hasher: PasswordHasher::new(config.identity.bcrypt_cost)?,
             clock,
             status: Status::default(),

@@ -4,14 +4,18 @@
 //! The parts are plain structs, so that a test builds one by literal.
 
 mod broker;
+mod identity;
+mod mail;
 mod reader;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 pub use broker::{Broker, Declare, QueueType};
+pub use identity::{Identity, RegistrationPrivacy};
+pub use mail::{Mail, MailTransport, Smtp};
 use reader::Reader;
 pub use reader::{Problem, Problems};
 
@@ -47,6 +51,7 @@ pub struct Config {
     pub identity: Identity,
     pub service_keys: Vec<ServiceKey>,
     pub limits: Limits,
+    pub mail: Mail,
     /// How mails call this installation.
     pub app_name: String,
     pub shutdown_grace: Duration,
@@ -70,20 +75,6 @@ pub struct Http {
     pub docs: bool,
     /// How many proxies in front of us append to `X-Forwarded-For`.
     pub trusted_proxy_count: usize,
-}
-
-#[derive(Clone, Debug)]
-pub struct Identity {
-    pub jwt_secret: SecretString,
-    /// What the server's other keys derive from; without it they derive from `jwt_secret`.
-    pub app_secret: Option<SecretString>,
-    pub issuer: String,
-    pub access_token_ttl: Duration,
-    pub refresh_token_idle: Duration,
-    pub refresh_token_absolute: Duration,
-    /// How long the token before the newest one may come back and gets the same successor.
-    pub refresh_grace: Duration,
-    pub bcrypt_cost: u32,
 }
 
 /// A sibling service's key: its hash, never the key.
@@ -132,6 +123,12 @@ pub struct Limits {
     pub register_ip: Limit,
     pub login_ip: Limit,
     pub login_account: Limit,
+    /// Over all addresses that the account never signed in from.
+    pub login_account_new: Limit,
+    pub reset_ip: Limit,
+    pub reset_account: Limit,
+    pub resend: Limit,
+    pub token_ip: Limit,
     pub refresh_session: Limit,
     pub password_change: Limit,
 }
@@ -150,7 +147,6 @@ pub enum LogFormat {
 }
 
 const DEFAULT_PORT: u16 = 8000;
-const HOUR: Duration = Duration::from_secs(3600);
 
 impl Config {
     /// Reads the process's environment.
@@ -183,6 +179,7 @@ impl Config {
 
     fn from_lookup(role: Role, lookup: impl Fn(&str) -> Option<String>, names: Vec<String>) -> Result<Self, Problems> {
         let mut env = Reader::new(&lookup);
+        let port = env.number("PORT", DEFAULT_PORT, 0..=65535);
         let config = Self {
             database: Database {
                 url: env.url("DATABASE_URL", &["postgres", "postgresql"], "postgres://user:password@host:5432/user_service"),
@@ -193,30 +190,27 @@ impl Config {
             broker: Broker::read(&mut env, role),
             http: Http {
                 host: env.text("HOST", "0.0.0.0"),
-                port: env.number("PORT", DEFAULT_PORT, 0..=65535),
+                port,
                 workers: env.optional_number("HTTP_WORKERS", 1..=256),
                 cors_allowed_origins: env.origins("CORS_ALLOWED_ORIGINS"),
                 docs: env.choice("DOCS", &[("on", true), ("off", false)], true),
                 trusted_proxy_count: env.number("TRUSTED_PROXY_COUNT", 0, 0..=10),
             },
-            identity: Identity {
-                jwt_secret: env.secret("JWT_SECRET"),
-                app_secret: env.optional_secret("APP_SECRET"),
-                issuer: env.text("JWT_ISSUER", "user-service"),
-                access_token_ttl: env.seconds("ACCESS_TOKEN_TTL_SECONDS", HOUR, 60..=86_400),
-                refresh_token_idle: env.seconds("REFRESH_TOKEN_IDLE_SECONDS", 24 * HOUR, 3600..=2_592_000),
-                refresh_token_absolute: env.seconds("REFRESH_TOKEN_ABSOLUTE_SECONDS", 720 * HOUR, 3600..=31_536_000),
-                refresh_grace: env.seconds("REFRESH_GRACE_SECONDS", Duration::from_secs(10), 0..=60),
-                bcrypt_cost: env.number("BCRYPT_COST", 11, 10..=15),
-            },
+            identity: Identity::read(&mut env),
             service_keys: env.service_keys("SERVICE_API_KEYS"),
             limits: Limits {
                 register_ip: env.limit("LIMIT_REGISTER_IP", 20, 60),
                 login_ip: env.limit("LIMIT_LOGIN_IP", 10, 60),
                 login_account: env.limit("LIMIT_LOGIN_ACCOUNT", 5, 300),
+                login_account_new: env.limit("LIMIT_LOGIN_ACCOUNT_NEW", 50, 3600),
+                reset_ip: env.limit("LIMIT_RESET_IP", 20, 60),
+                reset_account: env.limit("LIMIT_RESET_ACCOUNT", 5, 3600),
+                resend: env.limit("LIMIT_RESEND", 1, 180),
+                token_ip: env.limit("LIMIT_TOKEN_IP", 30, 60),
                 refresh_session: env.limit("LIMIT_REFRESH_SESSION", 30, 60),
                 password_change: env.limit("LIMIT_PASSWORD_CHANGE", 5, 60),
             },
+            mail: Mail::read(&mut env, port),
             app_name: env.text("APP_NAME", "User Service"),
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(25), 1..=600),
             log: Log {
@@ -228,11 +222,6 @@ impl Config {
         env.refuse_not_yet();
         env.refuse_unknown_limits(&names);
         env.finish(config)
-    }
-
-    /// What every key of the server derives from.
-    pub fn root_secret(&self) -> &[u8] {
-        self.identity.app_secret.as_ref().unwrap_or(&self.identity.jwt_secret).expose_secret().as_bytes()
     }
 }
 
@@ -319,7 +308,7 @@ mod tests {
     #[test]
     fn what_this_version_lacks_is_refused_and_not_passed_over() {
         for (name, value) in
-            [("INTERNAL_PORT", "8001"), ("SERVICE_AUTH", "off"), ("REQUIRE_VERIFIED_EMAIL", "true"), ("LIMIT_DEFAULT_USER", "300/60")]
+            [("INTERNAL_PORT", "8001"), ("SERVICE_AUTH", "off"), ("METRICS_PORT", "9000"), ("LIMIT_DEFAULT_USER", "300/60")]
         {
             assert!(with(&[(name, value)]).unwrap_err().to_string().contains(name), "{name}={value}");
         }
@@ -334,6 +323,36 @@ mod tests {
         assert_eq!((keys[0].name.as_str(), keys[0].scopes.as_slice()), ("gateway", [Scope::UsersRead, Scope::UsersList].as_slice()));
         for bad in ["gateway", "gateway:zz:users:read", ":00:users:read", format!("g:{hash}:root").leak()] {
             assert!(with(&[("SERVICE_API_KEYS", bad)]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_key_file_needs_a_secret_for_the_rest() {
+        let mut variables = BTreeMap::from(GOOD);
+        variables.remove("JWT_SECRET");
+        variables.insert("JWT_PRIVATE_KEY_FILE", "/keys/jwt.pem");
+        assert!(Config::from_map(Role::Both, &variables).unwrap_err().to_string().contains("APP_SECRET"));
+        variables.insert("APP_SECRET", "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e");
+        assert!(Config::from_map(Role::Both, &variables).is_ok());
+    }
+
+    #[test]
+    fn mails_leave_as_told_and_their_links_lead_where_an_operator_said() {
+        assert_eq!(with(&[("PORT", "9000")]).unwrap().mail.public_base_url, "http://localhost:9000");
+        assert_eq!(with(&[("PUBLIC_BASE_URL", "https://a.example.com/x/")]).unwrap().mail.public_base_url, "https://a.example.com/x");
+        assert!(matches!(with(&[("MAIL_TRANSPORT", "log")]).unwrap().mail.transport, MailTransport::Log));
+        let smtp = [("MAIL_TRANSPORT", "smtp"), ("MAIL_FROM", "Acme <no-reply@example.com>"), ("SMTP_URL", "smtps://u:p@mail.example.com")];
+        assert!(matches!(with(&smtp).unwrap().mail.transport, MailTransport::Smtp(_)));
+        for (changes, named) in [
+            (vec![("PUBLIC_BASE_URL", "https://a.example.com/?x=1")], "PUBLIC_BASE_URL"),
+            (vec![("PUBLIC_BASE_URL", "javascript:alert(1)")], "PUBLIC_BASE_URL"),
+            (vec![("MAIL_TRANSPORT", "log"), ("PUBLIC_BASE_URL", "https://a.example.com")], "MAIL_TRANSPORT"),
+            (vec![("MAIL_TRANSPORT", "smtp"), smtp[1]], "SMTP_URL"),
+            (vec![("MAIL_TRANSPORT", "smtp"), smtp[2]], "MAIL_FROM"),
+            (vec![smtp[0], smtp[1], ("SMTP_URL", "smtp://u:hunter2@mail.example.com:587")], "SMTP_URL"),
+        ] {
+            let problems = with(&changes).unwrap_err().to_string();
+            assert!(problems.contains(named) && !problems.contains("hunter2"), "{changes:?}: {problems}");
         }
     }
 }

@@ -52,6 +52,8 @@ pub enum Code {
     InvalidCredentials,
     InvalidRefreshToken,
     RefreshTokenReused,
+    InvalidToken,
+    EmailNotVerified,
     WrongPassword,
     Forbidden,
     NotFound,
@@ -77,6 +79,8 @@ impl Code {
         Code::InvalidCredentials,
         Code::InvalidRefreshToken,
         Code::RefreshTokenReused,
+        Code::InvalidToken,
+        Code::EmailNotVerified,
         Code::WrongPassword,
         Code::Forbidden,
         Code::NotFound,
@@ -121,6 +125,10 @@ impl Code {
             Code::InvalidRefreshToken => ("invalid_refresh_token", Kind::Unauthenticated, "The refresh token is not, or no longer, valid."),
             Code::RefreshTokenReused => {
                 ("refresh_token_reused", Kind::Unauthenticated, "The refresh token was used before; its session has ended.")
+            }
+            Code::InvalidToken => ("invalid_token", Kind::Invalid, "The link was used, replaced, has expired, or is not for this."),
+            Code::EmailNotVerified => {
+                ("email_not_verified", Kind::Forbidden, "The password is right; the address must be verified before signing in.")
             }
             Code::WrongPassword => ("wrong_password", Kind::Forbidden, "The current password is wrong."),
             Code::Forbidden => ("forbidden", Kind::Forbidden, "The caller is known and may not do this."),

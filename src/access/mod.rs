@@ -15,11 +15,13 @@ use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
 use crate::app::App;
-use crate::card;
+use crate::card::{self, Card};
 use crate::config::{Scope, ServiceKey};
 use crate::error::{Code, Error, Result};
 use crate::infra::cache::{CacheEntry, CacheValue};
+use crate::infra::cause::Cause;
 use crate::infra::db::Tx;
+use crate::infra::events::{self, Event, EventType};
 
 /// The only version of a session: once it is forgotten it does not come back to life.
 const ALIVE: i64 = 0;
@@ -103,22 +105,32 @@ pub fn find_service(keys: &[ServiceKey], shown: &str) -> Option<Service> {
 }
 
 /// Ends every session of a user in the caller's transaction, by a new epoch.
-pub async fn end_sessions(tx: &mut Tx, user_id: Uuid, reason: &str, now: DateTime<Utc>) -> Result<()> {
+pub async fn end_sessions(tx: &mut Tx, user_id: Uuid, reason: &str, cause: &Cause) -> Result<Card> {
     store::update_epoch(tx, user_id).await?;
-    for session_id in store::update_ended(tx, user_id, None, reason, now).await? {
-        forget_session(tx, session_id, now).await?;
-    }
-    card::changed(tx, user_id, now).await.map(drop)
+    let ended = store::update_ended(tx, user_id, None, reason, cause.at).await?;
+    announce_ended(tx, user_id, &ended, reason, cause).await
 }
 
 /// Ends every session of a user but this one, which moves to the new epoch.
-pub async fn end_other_sessions(tx: &mut Tx, kept: Session, reason: &str, now: DateTime<Utc>) -> Result<()> {
+pub async fn end_other_sessions(tx: &mut Tx, kept: Session, reason: &str, cause: &Cause) -> Result<Card> {
     let epoch = store::update_epoch(tx, kept.user_id).await?;
     store::update_session_epoch(tx, kept.session_id, epoch).await?;
-    for session_id in store::update_ended(tx, kept.user_id, Some(kept.session_id), reason, now).await? {
-        forget_session(tx, session_id, now).await?;
+    let ended = store::update_ended(tx, kept.user_id, Some(kept.session_id), reason, cause.at).await?;
+    announce_ended(tx, kept.user_id, &ended, reason, cause).await
+}
+
+async fn announce_ended(tx: &mut Tx, user_id: Uuid, ended: &[Uuid], reason: &str, cause: &Cause) -> Result<Card> {
+    for session_id in ended {
+        forget_session(tx, *session_id, cause.at).await?;
     }
-    card::changed(tx, kept.user_id, now).await.map(drop)
+    let card = card::changed(tx, user_id, cause.at).await?;
+    events::announce(tx, cause, ended.iter().map(|session_id| revoked(&card, *session_id, reason))).await?;
+    Ok(card)
+}
+
+/// For gateways that verify tokens by themselves: this session's are good for nothing any more.
+pub fn revoked(card: &Card, session_id: Uuid, reason: &str) -> Event {
+    Event::new(EventType::SessionRevoked, card.user_id, card.version).with("session_id", session_id.to_string()).with("reason", reason)
 }
 
 /// Has a session's cached state forgotten after the caller's transaction.

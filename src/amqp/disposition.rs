@@ -72,13 +72,14 @@ impl Dead {
         ];
         NewMessage {
             user_id: None,
-            exchange: broker.dlx_exchange.clone(),
+            exchange: Some(broker.dlx_exchange.clone()),
             routing_key: broker.failed_key.clone(),
             // A NUL can stand in a property, but not in a PostgreSQL text.
             message_id: message.message_id.clone().filter(|id| !id.contains('\0')).unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
             correlation_id: message.correlation_id.clone(),
             headers: headers.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value))).collect::<Map<_, _>>(),
             payload: message.body.clone(),
+            one_time_token_id: None,
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Outgoing {
     /// Strings by name, only those that we made.
     pub headers: Map<String, Value>,
     pub timestamp_seconds: u64,
+    /// When the broker may throw it away.
+    pub expires_in: Option<chrono::TimeDelta>,
     pub body: Vec<u8>,
 }
 
@@ -71,6 +73,9 @@ impl Outgoing {
         }
         if let Some(priority) = self.priority {
             properties = properties.with_priority(priority);
+        }
+        if let Some(expires_in) = self.expires_in {
+            properties = properties.with_expiration(expires_in.num_milliseconds().max(0).to_string().into());
         }
         if let Some(kind) = self.kind {
             properties = properties.with_type(kind.into());

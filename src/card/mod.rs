@@ -20,6 +20,8 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::infra::cache::{Cache, CacheEntry, CacheValue};
 use crate::infra::db::Tx;
+use crate::infra::events::{Event, EventType};
+use crate::infra::mailer::Recipient;
 
 const TTL_SECONDS: u64 = 3600;
 
@@ -40,6 +42,13 @@ pub struct Card {
     pub time_zone: Option<String>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+}
+
+impl Card {
+    /// The stored address, for a mail.
+    pub fn recipient(&self) -> Recipient {
+        Recipient { user_id: self.user_id, name: self.name.clone(), address: self.email.clone() }
+    }
 }
 
 /// Which channels a user wants to hear on.
@@ -108,6 +117,11 @@ pub async fn changed(tx: &mut Tx, user_id: Uuid, now: DateTime<Utc>) -> Result<C
     // Every version up to the one before is old; the new one may be cached at once.
     tx.forget(CacheEntry { key: key(user_id), version: version - 1 }, now).await?;
     find(tx, user_id).await?.ok_or_else(|| Error::internal("a user vanished inside a transaction"))
+}
+
+/// The announcement that these fields of a user are others now.
+pub fn updated(card: &Card, fields: &[&str]) -> Event {
+    Event::new(EventType::UserUpdated, card.user_id, card.version).with("changed", fields.to_vec())
 }
 
 /// The card as the caller's transaction sees it.

@@ -53,21 +53,8 @@ const SAMPLES: [&str; 10] = [
 ];
 
 /// Settings of the contract that later versions bring, each with the value that asks for nothing.
-const NOT_YET: [(&str, &str); 13] = [
-    ("LIMIT_RESET_IP", "off"),
-    ("LIMIT_RESET_ACCOUNT", "off"),
-    ("LIMIT_RESEND", "off"),
-    ("LIMIT_TOKEN_IP", "off"),
-    ("LIMIT_DEFAULT_USER", "off"),
-    ("LIMIT_DEFAULT_IP", "off"),
-    ("INTERNAL_PORT", ""),
-    ("METRICS_PORT", ""),
-    ("SERVICE_AUTH", "on"),
-    ("JWT_PRIVATE_KEY_FILE", ""),
-    ("REQUIRE_VERIFIED_EMAIL", "false"),
-    ("REGISTRATION_PRIVACY", ""),
-    ("MAIL_TRANSPORT", "queue"),
-];
+const NOT_YET: [(&str, &str); 5] =
+    [("LIMIT_DEFAULT_USER", "off"), ("LIMIT_DEFAULT_IP", "off"), ("INTERNAL_PORT", ""), ("METRICS_PORT", ""), ("SERVICE_AUTH", "on")];
 
 pub(super) struct Reader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
@@ -99,6 +86,11 @@ impl<'a> Reader<'a> {
             self.problem(name, "is longer than 255 bytes or has control characters", default);
         }
         value
+    }
+
+    pub fn optional_text(&mut self, name: &str) -> Option<String> {
+        self.get(name)?;
+        Some(self.text(name, ""))
     }
 
     pub fn url(&mut self, name: &str, schemes: &[&str], example: &str) -> SecretString {
@@ -140,11 +132,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub fn secret(&mut self, name: &str) -> SecretString {
-        if self.get(name).is_none() {
-            self.problem(name, "is not set", SECRET_EXAMPLE);
-        }
-        self.optional_secret(name).unwrap_or_default()
+    pub fn not_set(&mut self, name: &str, right: &str) {
+        self.problem(name, "is not set", right);
     }
 
     pub fn optional_secret(&mut self, name: &str) -> Option<SecretString> {

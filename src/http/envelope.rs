@@ -109,6 +109,51 @@ impl<T: Serialize + JsonSchema, const STATUS: u16> ApiComponent for Reply<T, STA
     }
 }
 
+/// 201 with what was made, or 202 with nothing to show.
+#[derive(Debug)]
+pub enum CreatedOrAccepted<T> {
+    Created(Created<T>),
+    Accepted(Reply<Nothing, 202>),
+}
+
+impl<T> CreatedOrAccepted<T> {
+    pub fn created(message: &'static str, data: T) -> Self {
+        Self::Created(Reply::new(message, data))
+    }
+
+    pub fn accepted(message: &'static str) -> Self {
+        Self::Accepted(Reply::new(message, Nothing {}))
+    }
+}
+
+impl<T: Serialize + JsonSchema> Responder for CreatedOrAccepted<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        match self {
+            Self::Created(reply) => reply.respond_to(request),
+            Self::Accepted(reply) => reply.respond_to(request),
+        }
+    }
+}
+
+impl<T: Serialize + JsonSchema> ApiComponent for CreatedOrAccepted<T> {
+    fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
+        let accepted = Reply::<Nothing, 202>::schema();
+        Created::<T>::child_schemas().into_iter().chain(Reply::<Nothing, 202>::child_schemas()).chain(accepted).collect()
+    }
+
+    fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
+        Created::<T>::schema()
+    }
+
+    fn responses(content_type: Option<String>) -> Option<Responses> {
+        let mut responses = Created::<T>::responses(content_type.clone())?;
+        responses.responses.extend(Reply::<Nothing, 202>::responses(content_type)?.responses);
+        Some(responses)
+    }
+}
+
 /// A documented answer whose body is the named schema.
 pub fn json_response(description: &str, schema: &str) -> Response {
     let media_type =

@@ -38,10 +38,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
             check_media_type(&request)?;
-            let bytes = tokio::time::timeout(BODY_DEADLINE, read_body(payload))
-                .await
-                .map_err(|late| Error::new(Code::BodyTimeout, "The body did not arrive in time.").with_source(late))??;
-            parse(&bytes).map(Body)
+            parse(&receive(payload).await?).map(Body)
         })
     }
 }
@@ -99,6 +96,12 @@ fn check_media_type(request: &HttpRequest) -> Result<()> {
         return Ok(());
     }
     refused("Send the body as Content-Type: application/json.")
+}
+
+/// A whole body, within its size and its time.
+pub(super) async fn receive(payload: Payload) -> Result<Bytes> {
+    let received = tokio::time::timeout(BODY_DEADLINE, read_body(payload)).await;
+    received.map_err(|late| Error::new(Code::BodyTimeout, "The body did not arrive in time.").with_source(late))?
 }
 
 async fn read_body(mut payload: Payload) -> Result<Bytes> {

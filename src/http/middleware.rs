@@ -4,11 +4,11 @@ use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{FromRequest, HttpMessage as _, HttpRequest, HttpResponse, ResponseError};
+use actix_web::{HttpMessage as _, HttpResponse, ResponseError};
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
@@ -23,16 +23,6 @@ static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 /// The request's id, for what follows from it.
 #[derive(Clone, Debug)]
 pub struct CorrelationId(pub String);
-
-impl FromRequest for CorrelationId {
-    type Error = Error;
-    type Future = std::future::Ready<Result<Self, Error>>;
-
-    fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
-        let id = request.extensions().get::<Self>().cloned();
-        std::future::ready(Ok(id.unwrap_or_else(|| Self(correlation::accept(None)))))
-    }
-}
 
 /// The outermost middleware.
 pub async fn every_request(

@@ -5,9 +5,12 @@ pub mod docs;
 pub mod envelope;
 pub mod error;
 pub mod extract;
+pub mod form;
 pub mod health;
+pub mod jwks;
 pub mod middleware;
 pub mod origin;
+pub mod page;
 pub mod user_body;
 
 use actix_web::web::Data;

@@ -1,13 +1,57 @@
-//! Where a request comes from: the client's address and its bucket for limits.
+//! Where a request comes from, which becomes the cause of what it changes.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use actix_web::HttpRequest;
+use actix_web::web::Data;
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev::Payload};
+
+use super::middleware::CorrelationId;
+use crate::access::Session;
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::infra::cause::{Actor, Cause};
+use crate::infra::correlation;
+
+/// The client, before it is known who it is.
+#[derive(Debug)]
+pub struct Origin(Cause);
+
+impl Origin {
+    /// Somebody signed in.
+    pub fn of(self, session: Session) -> Cause {
+        self.0.by(Actor::User(session.user_id))
+    }
+
+    /// Somebody who did not say who he is.
+    pub fn of_anyone(self) -> Cause {
+        self.0
+    }
+}
+
+impl FromRequest for Origin {
+    type Error = Error;
+    type Future = std::future::Ready<Result<Self>>;
+
+    fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
+        let Some(app) = request.app_data::<Data<App>>() else {
+            return std::future::ready(Err(Error::internal("the application state is missing")));
+        };
+        let correlation_id = request.extensions().get::<CorrelationId>().map(|id| id.0.clone());
+        let cause = Cause {
+            actor: Actor::Anyone,
+            ip: client_ip(request, app.config.http.trusted_proxy_count),
+            user_agent: user_agent(request),
+            correlation_id: correlation_id.unwrap_or_else(|| correlation::accept(None)),
+            at: app.clock.now(),
+        };
+        std::future::ready(Ok(Self(cause)))
+    }
+}
 
 /// The client's address: the peer, or what the last trusted proxy saw.
 ///
 /// Each trusted proxy appends one entry to `X-Forwarded-For`; what stands further left is the client's own word.
-pub fn client_ip(request: &HttpRequest, trusted_proxy_count: usize) -> Option<IpAddr> {
+fn client_ip(request: &HttpRequest, trusted_proxy_count: usize) -> Option<IpAddr> {
     let peer = request.peer_addr().map(|address| address.ip());
     if trusted_proxy_count == 0 {
         return peer;
@@ -26,20 +70,8 @@ fn parse_address(text: &str) -> Option<IpAddr> {
         .or_else(|| text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).and_then(|inner| inner.parse().ok()))
 }
 
-/// The bucket of an address: itself for IPv4, its /64 for IPv6, which is what one customer gets.
-pub fn bucket(address: Option<IpAddr>) -> String {
-    match address.map(|address| address.to_canonical()) {
-        None => "unknown".to_owned(),
-        Some(IpAddr::V4(address)) => address.to_string(),
-        Some(IpAddr::V6(address)) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
-}
-
 /// What a session remembers of the device, cut to what is kept.
-pub fn user_agent(request: &HttpRequest) -> Option<String> {
+fn user_agent(request: &HttpRequest) -> Option<String> {
     let value = request.headers().get(actix_web::http::header::USER_AGENT)?.to_str().ok()?;
     Some(value.chars().take(512).collect())
 }
@@ -66,13 +98,5 @@ mod tests {
         ] {
             assert_eq!(client_ip(&request(header), trusted).unwrap().to_string(), seen, "{header} {trusted}");
         }
-    }
-
-    #[test]
-    fn a_rotating_ipv6_customer_is_one_bucket() {
-        let at = |text: &str| bucket(Some(text.parse().unwrap()));
-        assert_eq!(at("2001:db8:1:2:3::4"), at("2001:db8:1:2:ffff::9"));
-        assert_ne!(at("2001:db8:1:2::1"), at("2001:db8:1:3::1"));
-        assert_eq!(at("::ffff:1.2.3.4"), "1.2.3.4");
     }
 }

@@ -30,6 +30,13 @@ pub struct UserBody {
 #[derive(Debug, Serialize, JsonSchema, ApiComponent)]
 pub struct SignedInBody {
     pub user: UserBody,
+    #[serde(flatten)]
+    pub tokens: TokensBody,
+}
+
+/// What a client holds a session by.
+#[derive(Debug, Serialize, JsonSchema, ApiComponent)]
+pub struct TokensBody {
     pub access_token: String,
     pub refresh_token: String,
     /// Always `Bearer`

@@ -1,11 +1,14 @@
-//! Access tokens: JWT (RFC 7519) signed with HS256, exactly one algorithm accepted.
+//! Access tokens: JWT (RFC 7519), signed with the shared secret (HS256) or with a private key (ES256, EdDSA) whose public
+//! half gateways fetch. Each key has exactly one algorithm, and only the configured kind is accepted.
 
 use chrono::{DateTime, Utc};
+use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::signing_keys;
 use crate::config::Identity;
 use crate::error::{Code, Error, Result};
 
@@ -38,10 +41,20 @@ pub enum TokenType {
 #[derive(Clone)]
 pub struct AccessTokens {
     encoding: EncodingKey,
-    decoding: DecodingKey,
-    validation: Validation,
+    header: Header,
+    accepted: Vec<Accepted>,
+    published: Vec<Jwk>,
     issuer: String,
     ttl: std::time::Duration,
+}
+
+/// A key that verifies, under the only algorithm it is good for.
+#[derive(Clone)]
+struct Accepted {
+    /// Absent for the shared secret.
+    kid: Option<String>,
+    decoding: DecodingKey,
+    validation: Validation,
 }
 
 impl std::fmt::Debug for AccessTokens {
@@ -51,22 +64,36 @@ impl std::fmt::Debug for AccessTokens {
 }
 
 impl AccessTokens {
-    pub fn new(config: &Identity) -> Self {
-        let secret = config.jwt_secret.expose_secret().as_bytes();
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = LEEWAY_SECONDS;
-        // Times are checked below, against the service's own clock.
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.set_required_spec_claims(&["iss", "sub", "exp"]);
-        validation.set_issuer(&[&config.issuer]);
-        Self {
-            encoding: EncodingKey::from_secret(secret),
-            decoding: DecodingKey::from_secret(secret),
-            validation,
-            issuer: config.issuer.clone(),
-            ttl: config.access_token_ttl,
-        }
+    /// Reads the key files, if there are any.
+    pub fn new(config: &Identity) -> Result<Self> {
+        let accept = |kid, decoding, algorithm| Accepted { kid, decoding, validation: validation(algorithm, &config.issuer) };
+        let (issuer, ttl) = (config.issuer.clone(), config.access_token_ttl);
+        let Some(file) = &config.jwt_private_key_file else {
+            let secret = config.jwt_secret.as_ref().map(|secret| secret.expose_secret().as_bytes()).unwrap_or_default();
+            return Ok(Self {
+                encoding: EncodingKey::from_secret(secret),
+                header: Header::new(Algorithm::HS256),
+                accepted: vec![accept(None, DecodingKey::from_secret(secret), Algorithm::HS256)],
+                published: Vec::new(),
+                issuer,
+                ttl,
+            });
+        };
+        let keys = signing_keys::load(file).map_err(|error| Error::internal(format!("JWT_PRIVATE_KEY_FILE: {error:#}")))?;
+        let current = keys.first().ok_or_else(|| Error::internal("there is no signing key"))?;
+        Ok(Self {
+            encoding: current.encoding.clone(),
+            header: Header { kid: Some(current.kid.clone()), ..Header::new(current.algorithm) },
+            published: keys.iter().map(|key| key.jwk.clone()).collect(),
+            accepted: keys.iter().map(|key| accept(Some(key.kid.clone()), key.decoding.clone(), key.algorithm)).collect(),
+            issuer,
+            ttl,
+        })
+    }
+
+    /// The public keys, for gateways that verify by themselves; none while a shared secret signs.
+    pub fn published(&self) -> JwkSet {
+        JwkSet { keys: self.published.clone() }
     }
 
     /// How long a new token lives.
@@ -88,14 +115,17 @@ impl AccessTokens {
             nbf: iat,
             exp: iat + self.ttl.as_secs() as i64,
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding).map_err(Error::internal)
+        jsonwebtoken::encode(&self.header, &claims, &self.encoding).map_err(Error::internal)
     }
 
     /// The claims of a token that we signed and that is valid now.
     pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Claims> {
         let refused = || Error::new(Code::Unauthenticated, "The access token is not valid.");
-        let claims =
-            jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).map_err(|error| refused().with_source(error))?.claims;
+        let kid = jsonwebtoken::decode_header(token).map_err(|error| refused().with_source(error))?.kid;
+        // The header only names the key; the algorithm is the key's own.
+        let accepted = self.accepted.iter().find(|accepted| accepted.kid.is_none() || accepted.kid == kid).ok_or_else(refused)?;
+        let decoded = jsonwebtoken::decode::<Claims>(token, &accepted.decoding, &accepted.validation);
+        let claims = decoded.map_err(|error| refused().with_source(error))?.claims;
         let (now, leeway) = (now.timestamp(), LEEWAY_SECONDS as i64);
         if claims.exp.saturating_add(leeway) <= now {
             return Err(Error::new(Code::Unauthenticated, "The access token has expired."));
@@ -107,25 +137,73 @@ impl AccessTokens {
     }
 }
 
+fn validation(algorithm: Algorithm, issuer: &str) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.leeway = LEEWAY_SECONDS;
+    // Times are checked against the service's own clock.
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.set_required_spec_claims(&["iss", "sub", "exp"]);
+    validation.set_issuer(&[issuer]);
+    validation
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use serde_json::json;
 
     use super::*;
 
+    const SECRET: (&str, &str) = ("JWT_SECRET", "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e");
+
+    fn identity(variables: &[(&'static str, &str)]) -> Identity {
+        let base = [("DATABASE_URL", "postgres://h/d"), ("REDIS_URL", "redis://h")];
+        let all = base.iter().chain(variables).copied().collect();
+        crate::config::Config::from_map(crate::config::Role::Api, &all).unwrap().identity
+    }
+
     fn tokens() -> AccessTokens {
-        AccessTokens::new(&Identity {
-            jwt_secret: "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e".into(),
-            app_secret: None,
-            issuer: "user-service".into(),
-            access_token_ttl: Duration::from_secs(3600),
-            refresh_token_idle: Duration::from_secs(1),
-            refresh_token_absolute: Duration::from_secs(1),
-            refresh_grace: Duration::ZERO,
-            bcrypt_cost: 4,
-        })
+        AccessTokens::new(&identity(&[SECRET])).unwrap()
+    }
+
+    fn with_key_file(file: &std::path::Path) -> AccessTokens {
+        let app_secret = ("APP_SECRET", "pD1sF4hJ6gC0ekZ9vQm3xT7wB2nR5yL8");
+        AccessTokens::new(&identity(&[SECRET, app_secret, ("JWT_PRIVATE_KEY_FILE", file.to_str().unwrap())])).unwrap()
+    }
+
+    #[test]
+    fn a_rotation_loses_no_token_and_the_key_before_the_last_is_retired() {
+        for algorithm in [signing_keys::KeyAlgorithm::Es256, signing_keys::KeyAlgorithm::Eddsa] {
+            let folder = std::env::temp_dir().join(format!("user-service-keys-{}", Uuid::new_v4()));
+            std::fs::create_dir(&folder).unwrap();
+            let file = folder.join("jwt.pem");
+            signing_keys::generate(&file, algorithm).unwrap();
+            assert!(signing_keys::generate(&file, algorithm).is_err(), "a key was overwritten");
+            let (user, session) = (Uuid::now_v7(), Uuid::now_v7());
+            let issue = |tokens: &AccessTokens| tokens.issue(user, session, at(1_000_000)).unwrap();
+            let first = with_key_file(&file);
+            let old = issue(&first);
+            assert_eq!(signing_keys::rotate(&file).unwrap(), signing_keys::Rotated::Rotated);
+            let second = with_key_file(&file);
+            // A process that has not been restarted yet knows the successor already.
+            for (verifier, token) in [(&first, &old), (&second, &old), (&first, &issue(&second)), (&second, &issue(&second))] {
+                assert_eq!(verifier.verify(token, at(1_000_000)).unwrap().sub, user);
+            }
+            assert_eq!(second.published().keys.len(), 3);
+            signing_keys::rotate(&file).unwrap();
+            let third = with_key_file(&file);
+            assert!(third.verify(&old, at(1_000_000)).is_err(), "a retired key is still accepted");
+            assert!(third.verify(&issue(&second), at(1_000_000)).is_ok());
+            // The shared secret is no key beside them, and a public key is no secret.
+            assert!(third.verify(&issue(&tokens()), at(1_000_000)).is_err());
+            let public = serde_json::to_string(&third.published()).unwrap();
+            assert!(!public.contains("\"d\""), "{public}");
+            let mut header = Header::new(Algorithm::HS256);
+            header.kid = third.header.kid.clone();
+            let forged = jsonwebtoken::encode(&header, &json!({"sub": user}), &EncodingKey::from_secret(public.as_bytes())).unwrap();
+            assert!(third.verify(&forged, at(1_000_000)).is_err());
+            std::fs::remove_dir_all(folder).unwrap();
+        }
     }
 
     fn at(seconds: i64) -> DateTime<Utc> {

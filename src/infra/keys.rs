@@ -6,7 +6,11 @@ use sha2::Sha256;
 
 /// Makes keys that differ by label, so that a value made for one purpose proves nothing for another.
 #[derive(Clone)]
-pub struct ServerKeys(Hkdf<Sha256>);
+pub struct ServerKeys {
+    current: Hkdf<Sha256>,
+    /// Of the secret before this one: accepted, never used.
+    previous: Option<Hkdf<Sha256>>,
+}
 
 impl std::fmt::Debug for ServerKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -15,44 +19,53 @@ impl std::fmt::Debug for ServerKeys {
 }
 
 impl ServerKeys {
-    pub fn new(root_secret: &[u8]) -> Self {
-        Self(Hkdf::new(Some(b"user-service"), root_secret))
+    pub fn new(root_secret: &[u8], previous: Option<&[u8]>) -> Self {
+        let extract = |secret| Hkdf::new(Some(b"user-service"), secret);
+        Self { current: extract(root_secret), previous: previous.map(extract) }
     }
 
     /// The key of a purpose; `context` makes one of its own for each row or user.
     pub fn derive(&self, purpose: &str, context: &[u8]) -> Key {
-        let mut key = [0; 32];
-        let expanded = self.0.expand_multi_info(&[purpose.as_bytes(), &[0], context], &mut key);
-        debug_assert!(expanded.is_ok(), "32 bytes are within HKDF's 255 blocks");
-        Key(key)
+        let expand = |root: &Hkdf<Sha256>| {
+            let mut key = [0; 32];
+            let expanded = root.expand_multi_info(&[purpose.as_bytes(), &[0], context], &mut key);
+            debug_assert!(expanded.is_ok(), "32 bytes are within HKDF's 255 blocks");
+            key
+        };
+        Key { current: expand(&self.current), previous: self.previous.as_ref().map(expand) }
     }
 }
 
 /// A derived key.
-pub struct Key([u8; 32]);
+pub struct Key {
+    current: [u8; 32],
+    previous: Option<[u8; 32]>,
+}
 
 impl Key {
     /// HMAC-SHA-256 over the parts, each preceded by its length so that they cannot be shifted into one another.
     pub fn authenticate(&self, parts: &[&[u8]]) -> [u8; 32] {
-        self.mac(parts).finalize().into_bytes().into()
+        mac(&self.current, parts).finalize().into_bytes().into()
     }
 
-    /// Whether `tag` was made by [`Key::authenticate`] over the same parts, in constant time.
+    /// Whether `tag` was made by [`Key::authenticate`] over the same parts, with this or the previous secret; in constant
+    /// time.
     pub fn verify(&self, parts: &[&[u8]], tag: &[u8]) -> bool {
-        self.mac(parts).verify_slice(tag).is_ok()
+        let fits = |key| mac(key, parts).verify_slice(tag).is_ok();
+        fits(&self.current) || self.previous.as_ref().is_some_and(fits)
     }
+}
 
-    fn mac(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
-        // HMAC pads a key shorter than its block with zeros (RFC 2104, 2).
-        let mut block = [0; 64];
-        block[..self.0.len()].copy_from_slice(&self.0);
-        let mut mac = Hmac::<Sha256>::new(&block.into());
-        for part in parts {
-            mac.update(&(part.len() as u64).to_be_bytes());
-            mac.update(part);
-        }
-        mac
+fn mac(key: &[u8; 32], parts: &[&[u8]]) -> Hmac<Sha256> {
+    // HMAC pads a key shorter than its block with zeros (RFC 2104, 2).
+    let mut block = [0; 64];
+    block[..key.len()].copy_from_slice(key);
+    let mut mac = Hmac::<Sha256>::new(&block.into());
+    for part in parts {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
     }
+    mac
 }
 
 #[cfg(test)]
@@ -61,12 +74,22 @@ mod tests {
 
     #[test]
     fn purpose_context_and_parts_all_matter() {
-        let keys = ServerKeys::new(b"a root secret of at least 32 bytes");
+        let keys = ServerKeys::new(b"a root secret of at least 32 bytes", None);
         let tag = keys.derive("refresh", b"1").authenticate(&[b"ab", b"c"]);
         assert!(keys.derive("refresh", b"1").verify(&[b"ab", b"c"], &tag));
         assert!(!keys.derive("refresh", b"2").verify(&[b"ab", b"c"], &tag));
         assert!(!keys.derive("reset", b"1").verify(&[b"ab", b"c"], &tag));
         assert!(!keys.derive("refresh", b"1").verify(&[b"a", b"bc"], &tag));
         assert!(!keys.derive("refresh", b"1").verify(&[b"ab", b"c"], &tag[..31]));
+    }
+
+    #[test]
+    fn what_the_previous_secret_made_is_accepted_and_nothing_new_is_made_with_it() {
+        let (old, new) = (b"the old root secret of 32 bytes..", b"the new root secret of 32 bytes..");
+        let tag = ServerKeys::new(old, None).derive("refresh", b"1").authenticate(&[b"x"]);
+        let rotated = ServerKeys::new(new, Some(old)).derive("refresh", b"1");
+        assert!(rotated.verify(&[b"x"], &tag));
+        assert_eq!(rotated.authenticate(&[b"x"]), ServerKeys::new(new, None).derive("refresh", b"1").authenticate(&[b"x"]));
+        assert!(!ServerKeys::new(new, None).derive("refresh", b"1").verify(&[b"x"], &tag));
     }
 }

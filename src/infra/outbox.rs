@@ -21,6 +21,8 @@ extern "SQL" {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     Amqp,
+    /// Mails that we deliver ourselves.
+    Smtp,
     Cache,
 }
 
@@ -28,6 +30,7 @@ impl Lane {
     pub fn as_str(self) -> &'static str {
         match self {
             Lane::Amqp => "amqp",
+            Lane::Smtp => "smtp",
             Lane::Cache => "cache",
         }
     }
@@ -37,13 +40,16 @@ impl Lane {
 #[derive(Clone, Debug)]
 pub struct NewMessage {
     pub user_id: Option<Uuid>,
-    pub exchange: String,
+    /// `None`: the exchange of the events, which the relay knows.
+    pub exchange: Option<String>,
     pub routing_key: String,
     pub message_id: String,
     pub correlation_id: String,
     /// String values by name; nothing else travels as a header.
     pub headers: serde_json::Map<String, serde_json::Value>,
     pub payload: Vec<u8>,
+    /// The token that the relay writes into a mail's link as it sends.
+    pub one_time_token_id: Option<Uuid>,
 }
 
 /// A row that waits.
@@ -59,6 +65,7 @@ pub struct Row {
     pub payload: Vec<u8>,
     pub attempts: i32,
     pub created_at: DateTime<Utc>,
+    pub one_time_token_id: Option<Uuid>,
 }
 
 #[derive(Insertable)]
@@ -73,26 +80,28 @@ struct NewRow<'a> {
     correlation_id: Option<&'a str>,
     headers: serde_json::Value,
     payload: &'a [u8],
+    one_time_token_id: Option<Uuid>,
     created_at: DateTime<Utc>,
     next_attempt_at: DateTime<Utc>,
 }
 
 /// Queues messages in the caller's transaction.
-pub async fn insert_messages(conn: &mut AsyncPgConnection, messages: &[NewMessage], now: DateTime<Utc>) -> QueryResult<()> {
-    // PostgreSQL takes 65,535 parameters a statement; a row has eleven.
+pub async fn insert_messages(conn: &mut AsyncPgConnection, lane: Lane, messages: &[NewMessage], now: DateTime<Utc>) -> QueryResult<()> {
+    // PostgreSQL takes 65,535 parameters a statement; a row has twelve.
     for chunk in messages.chunks(1_000) {
         let rows: Vec<_> = chunk
             .iter()
             .map(|message| NewRow {
                 id: Uuid::now_v7(),
-                lane: Lane::Amqp.as_str(),
+                lane: lane.as_str(),
                 user_id: message.user_id,
-                exchange: Some(&message.exchange),
+                exchange: message.exchange.as_deref(),
                 routing_key: Some(&message.routing_key),
                 message_id: Some(&message.message_id),
                 correlation_id: Some(&message.correlation_id),
                 headers: message.headers.clone().into(),
                 payload: &message.payload,
+                one_time_token_id: message.one_time_token_id,
                 created_at: now,
                 next_attempt_at: now,
             })
@@ -115,6 +124,7 @@ pub async fn insert_forgotten(conn: &mut AsyncPgConnection, entry: &CacheEntry, 
         correlation_id: None,
         headers: serde_json::Value::Object(serde_json::Map::new()),
         payload: payload.as_bytes(),
+        one_time_token_id: None,
         created_at: now,
         next_attempt_at: now,
     };
@@ -176,6 +186,14 @@ pub async fn update_failed_attempt(
 ) -> QueryResult<usize> {
     diesel::update(outbox::table.find(id))
         .set((outbox::attempts.eq(outbox::attempts + 1), outbox::next_attempt_at.eq(next_attempt_at), outbox::last_error.eq(error)))
+        .execute(conn)
+        .await
+}
+
+/// The row will never be sent; it stays, for operators to see.
+pub async fn update_given_up(conn: &mut AsyncPgConnection, id: Uuid, now: DateTime<Utc>, error: &str) -> QueryResult<usize> {
+    diesel::update(outbox::table.find(id))
+        .set((outbox::attempts.eq(outbox::attempts + 1), outbox::failed_at.eq(now), outbox::last_error.eq(error)))
         .execute(conn)
         .await
 }

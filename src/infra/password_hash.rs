@@ -1,4 +1,4 @@
-//! bcrypt, one hash a core at a time, behind a short queue: a login storm cannot take the cores from other requests.
+//! bcrypt, and Django's PBKDF2 to be replaced by it: one hash a core at a time, behind a short queue: a login storm cannot take the cores from other requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Semaphore;
 
+use super::django_password::DjangoHash;
 use crate::error::{Error, Result};
 
 /// Waiting beyond this answers "busy" at once.
@@ -38,19 +39,21 @@ impl PasswordHasher {
         self.run(move || bcrypt::non_truncating_hash(password.expose_secret(), cost)).await?.map_err(Error::internal)
     }
 
-    /// Whether the password fits the hash; without a hash `false`, after the same work.
-    pub async fn verify(&self, password: SecretString, hash: Option<String>) -> Result<bool> {
-        let known = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.dummy.to_string());
-        let verified = self.run(move || {
-            // bcrypt refuses to read a longer one at once; the answer must take as long as any other.
-            let (password, too_long) = match password.expose_secret() {
-                long if long.len() > MAX_BYTES => ("", true),
-                password => (password, false),
-            };
-            bcrypt::non_truncating_verify(password, &hash).map(|fits| fits && !too_long)
-        });
-        Ok(verified.await?.map_err(Error::internal)? && known)
+    /// Whether the password fits the hash; without a hash it does not, after the same work.
+    pub async fn verify(&self, password: SecretString, hash: Option<String>) -> Result<Fit> {
+        let (dummy, cost) = (Arc::clone(&self.dummy), self.cost);
+        self.run(move || match hash {
+            Some(hash) => fit(password.expose_secret(), &hash, cost).unwrap_or_else(|| {
+                // Of a scheme that nobody reads, or unusable: as if there were none.
+                let _ = fit(password.expose_secret(), &dummy, cost);
+                Fit::No
+            }),
+            None => {
+                let _ = fit(password.expose_secret(), &dummy, cost);
+                Fit::No
+            }
+        })
+        .await
     }
 
     /// Runs work that takes about as long as a hash, in the same queue.
@@ -68,6 +71,31 @@ impl PasswordHasher {
         });
         result.await.map_err(Error::internal)
     }
+}
+
+/// What a comparison found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    No,
+    Yes,
+    /// It fits, and should be hashed anew: with a higher cost, or with bcrypt at all.
+    Outdated,
+}
+
+/// `None`: the hash cannot be read.
+fn fit(password: &str, hash: &str, cost: u32) -> Option<Fit> {
+    if let Some(django) = DjangoHash::parse(hash) {
+        return Some(if django.fits(password) { Fit::Outdated } else { Fit::No });
+    }
+    let made_with = hash.parse::<bcrypt::HashParts>().ok()?.get_cost();
+    // bcrypt refuses to read a longer one at once; the answer must take as long as any other.
+    let (password, too_long) = if password.len() > MAX_BYTES { ("", true) } else { (password, false) };
+    let fits = bcrypt::non_truncating_verify(password, hash).ok()? && !too_long;
+    Some(match fits {
+        false => Fit::No,
+        true if made_with < cost => Fit::Outdated,
+        true => Fit::Yes,
+    })
 }
 
 /// A place in the queue, given back when dropped, also by a caller that hangs up.
@@ -92,12 +120,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_fits_its_own_hash_only() {
-        let hasher = PasswordHasher::new(4).unwrap();
+        let hasher = PasswordHasher::new(5).unwrap();
         let hash = hasher.hash("TestPass123!".into()).await.unwrap();
-        assert!(hasher.verify("TestPass123!".into(), Some(hash.clone())).await.unwrap());
-        assert!(!hasher.verify("TestPass123".into(), Some(hash.clone())).await.unwrap());
-        assert!(!hasher.verify("x".repeat(72).into(), Some(hash)).await.unwrap());
-        assert!(!hasher.verify("no password hashes to this one".into(), None).await.unwrap());
+        let verify = async |password: &str, hash: Option<&str>| hasher.verify(password.into(), hash.map(str::to_owned)).await.unwrap();
+        assert_eq!(verify("TestPass123!", Some(&hash)).await, Fit::Yes);
+        assert_eq!(verify("TestPass123", Some(&hash)).await, Fit::No);
+        assert_eq!(verify(&"x".repeat(72), Some(&hash)).await, Fit::No);
+        assert_eq!(verify("no password hashes to this one", None).await, Fit::No);
+        assert_eq!(verify("!", Some("!")).await, Fit::No);
+        let older = PasswordHasher::new(4).unwrap().hash("TestPass123!".into()).await.unwrap();
+        assert_eq!(verify("TestPass123!", Some(&older)).await, Fit::Outdated);
+        let django = include_str!("../../tests/fixtures/django-hash.txt").trim();
+        assert_eq!((verify("TestPass123!", Some(django)).await, verify("TestPass123", Some(django)).await), (Fit::Outdated, Fit::No));
     }
 
     #[tokio::test]

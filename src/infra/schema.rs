@@ -1,10 +1,37 @@
 // @generated automatically by Diesel CLI.
 
 diesel::table! {
+    audit_log (id) {
+        id -> Uuid,
+        at -> Timestamptz,
+        actor_kind -> Text,
+        actor_id -> Nullable<Text>,
+        subject_id -> Nullable<Uuid>,
+        action -> Text,
+        reason -> Nullable<Text>,
+        ip -> Nullable<Text>,
+        correlation_id -> Nullable<Text>,
+        detail -> Jsonb,
+    }
+}
+
+diesel::table! {
     credentials (user_id) {
         user_id -> Uuid,
         password_hash -> Text,
         changed_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    one_time_tokens (id) {
+        id -> Uuid,
+        purpose -> Text,
+        user_id -> Uuid,
+        address -> Text,
+        created_at -> Timestamptz,
+        expires_at -> Timestamptz,
+        used_at -> Nullable<Timestamptz>,
     }
 }
 
@@ -25,6 +52,7 @@ diesel::table! {
         done_at -> Nullable<Timestamptz>,
         failed_at -> Nullable<Timestamptz>,
         last_error -> Nullable<Text>,
+        one_time_token_id -> Nullable<Uuid>,
     }
 }
 
@@ -65,6 +93,7 @@ diesel::table! {
         expires_at -> Timestamptz,
         ended_at -> Nullable<Timestamptz>,
         end_reason -> Nullable<Text>,
+        ip_bucket -> Nullable<Text>,
     }
 }
 
@@ -98,8 +127,19 @@ diesel::table! {
 }
 
 diesel::joinable!(credentials -> users (user_id));
+diesel::joinable!(one_time_tokens -> users (user_id));
 diesel::joinable!(preferences -> users (user_id));
 diesel::joinable!(push_tokens -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
 
-diesel::allow_tables_to_appear_in_same_query!(credentials, outbox, preferences, push_tokens, sessions, throttles, users,);
+diesel::allow_tables_to_appear_in_same_query!(
+    audit_log,
+    credentials,
+    one_time_tokens,
+    outbox,
+    preferences,
+    push_tokens,
+    sessions,
+    throttles,
+    users,
+);

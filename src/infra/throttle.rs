@@ -36,6 +36,35 @@ pub async fn count(conn: &mut AsyncPgConnection, keys: &ServerKeys, name: &str, 
     Err(Error::new(Code::RateLimited, "Too many attempts; please wait.").with_retry_after(wait))
 }
 
+/// Counts one event, and tells whether it is within the limit, for what must not be seen from outside.
+pub async fn is_within(
+    conn: &mut AsyncPgConnection,
+    keys: &ServerKeys,
+    name: &str,
+    key: &str,
+    limit: Limit,
+    now: DateTime<Utc>,
+) -> Result<bool> {
+    match count(conn, keys, name, key, limit, now).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.code == Code::RateLimited => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Counts one event without a limit; tells how many there were within the window.
+pub async fn tally(
+    conn: &mut AsyncPgConnection,
+    keys: &ServerKeys,
+    name: &str,
+    key: &str,
+    window: Duration,
+    now: DateTime<Utc>,
+) -> Result<i64> {
+    let key_hmac = keys.derive("throttle", name.as_bytes()).authenticate(&[key.as_bytes()]);
+    Ok(upsert_count(conn, name, &key_hmac, Rate { count: u32::MAX, window }, now).await?.count)
+}
+
 /// Forgets what was counted, after a success.
 pub async fn delete_count(conn: &mut AsyncPgConnection, keys: &ServerKeys, name: &str, key: &str) -> Result<()> {
     let key_hmac = keys.derive("throttle", name.as_bytes()).authenticate(&[key.as_bytes()]);

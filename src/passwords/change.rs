@@ -3,27 +3,36 @@
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 
-use super::{Password, store};
+use super::{Password, Typed, store};
 use crate::access::{self, Session};
 use crate::app::App;
-use crate::card;
+use crate::card::{self, Card};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
+use crate::infra::audit::{self, Action};
+use crate::infra::cause::Cause;
 use crate::infra::db::Tx;
-use crate::infra::mailer::{self, Mail};
+use crate::infra::mailer::{self, Template};
+use crate::infra::password_hash::Fit;
 use crate::infra::throttle;
 
-/// A change that was checked, the new password hashed.
+/// Somebody who knew the current password.
 #[derive(Debug)]
-pub struct Change {
-    /// The hash that the current password was checked against.
-    pub old_hash: String,
-    pub new_hash: String,
-    pub correlation_id: String,
+pub struct Checked {
+    pub card: Card,
+    /// What the password was checked against.
+    hash: String,
 }
 
-/// Counts the attempt and checks the current password; gives its hash, and what must not be in a new one.
-pub async fn check_current(app: &App, session: Session, current: Password, now: DateTime<Utc>) -> Result<(String, Vec<String>)> {
+/// A change that may be made: the new password is judged and hashed.
+#[derive(Debug)]
+pub struct NewPassword {
+    old_hash: String,
+    new_hash: String,
+}
+
+/// Counts the attempt and checks the current password.
+pub async fn check_current(app: &App, session: Session, current: Password, now: DateTime<Utc>) -> Result<Checked> {
     let (keys, limit) = (app.keys.clone(), app.config.limits.password_change);
     let reading = app.db.read(move |conn| {
         async move {
@@ -33,22 +42,33 @@ pub async fn check_current(app: &App, session: Session, current: Password, now: 
         .boxed()
     });
     let (card, hash) = reading.await?;
-    let fits = app.hasher.verify(current.into_secret(), hash.clone()).await?;
+    let fit = app.hasher.verify(current.into_secret(), hash.clone()).await?;
     match (card, hash) {
-        (Some(card), Some(hash)) if fits => Ok((hash, vec![card.name, card.email])),
-        _ => Err(Error::new(Code::WrongPassword, "The current password is wrong.")),
+        (Some(card), Some(hash)) if fit != Fit::No => Ok(Checked { card, hash }),
+        _ => Err(wrong()),
     }
 }
 
-/// Sets the new hash in place of the checked one, ends every other session, and tells the owner by mail.
-pub async fn change(tx: &mut Tx, session: Session, change: Change, config: &Config, now: DateTime<Utc>) -> Result<()> {
-    if store::update_hash(tx, session.user_id, &change.old_hash, &change.new_hash, now).await? == 0 {
-        // Another change came first; what was checked is the current password no more.
-        return Err(Error::new(Code::WrongPassword, "The current password is wrong."));
+impl Checked {
+    /// Judges and hashes the new password.
+    pub async fn choose(self, app: &App, new: Typed) -> Result<NewPassword> {
+        let new_hash = new.hash(&app.hasher, vec![self.card.name, self.card.email]).await?;
+        Ok(NewPassword { old_hash: self.hash, new_hash })
     }
-    access::end_other_sessions(tx, session, "password_changed", now).await?;
-    let card = card::find(tx, session.user_id).await?.ok_or_else(|| Error::internal("a user vanished inside a transaction"))?;
-    let Change { correlation_id, .. } = change;
-    let mail = Mail { template_code: "password_changed", user_id: card.user_id, name: card.name, address: card.email, correlation_id };
-    mailer::queue(tx, &mail, config, now).await
+}
+
+/// Sets the new password in place of the checked one, ends every other session, and tells the owner by mail.
+pub async fn change(tx: &mut Tx, session: Session, new: NewPassword, config: &Config, cause: &Cause) -> Result<()> {
+    if store::update_hash(tx, session.user_id, &new.old_hash, &new.new_hash, cause.at).await? == 0 {
+        // Another change came first; what was checked is the current password no more.
+        return Err(wrong());
+    }
+    super::reset::void_links(tx, session.user_id, cause).await?;
+    let card = access::end_other_sessions(tx, session, "password_changed", cause).await?;
+    audit::record(tx, cause, Action::PasswordChanged, session.user_id).await?;
+    mailer::notify(tx, Template::PasswordChanged, card.recipient(), config, cause).await
+}
+
+fn wrong() -> Error {
+    Error::new(Code::WrongPassword, "The current password is wrong.")
 }

@@ -12,6 +12,7 @@ use crate::http::State;
 use crate::http::auth::SignedIn;
 use crate::http::envelope::Reply;
 use crate::http::extract::Body;
+use crate::http::origin::Origin;
 use crate::http::user_body::PreferencesBody;
 
 /// What to change; a channel that is left out stays as it is.
@@ -39,6 +40,7 @@ pub async fn get_preferences(app: State, SignedIn(session): SignedIn) -> Result<
     tag = "preferences",
     operation_id = "update_preferences",
     summary = "Switch channels on or off; binding at once",
+    skip_args = "origin",
     error_code = 400,
     error_code = 401,
     error_code = 403,
@@ -50,10 +52,11 @@ pub async fn get_preferences(app: State, SignedIn(session): SignedIn) -> Result<
 pub async fn update_preferences(
     app: State,
     SignedIn(session): SignedIn,
+    origin: Origin,
     Body(body): Body<UpdatePreferences>,
 ) -> Result<Reply<PreferencesBody>> {
     let change = PreferencesChange { email: body.email, push: body.push };
-    let now = app.clock.now();
-    let card = app.db.write(move |tx| super::change(tx, session.user_id, change, now).boxed()).await?;
+    let cause = origin.of(session);
+    let card = app.db.write(move |tx| async move { super::change(tx, session.user_id, change, &cause).await }.boxed()).await?;
     Ok(Reply::new("Preferences updated", card.preferences.into()))
 }

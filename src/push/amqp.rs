@@ -17,8 +17,9 @@ use crate::app::App;
 use crate::config;
 use crate::error::{Kind, Result};
 use crate::infra::cache::Cache;
+use crate::infra::cause::{Actor, Cause};
 use crate::infra::db::Tx;
-use crate::infra::outbox::{self, NewMessage};
+use crate::infra::outbox::{self, Lane, NewMessage};
 
 /// Settles push requests.
 #[derive(Clone, Debug)]
@@ -67,7 +68,7 @@ impl PushRequests {
         let burying = self.app.worker_db.write(move |tx| {
             async move {
                 let copy = bury(&message, &Dead::new(DeadReason::RetriesExhausted, "settling it failed"), &broker, now);
-                outbox::insert_messages(tx, &[copy], now).await?;
+                outbox::insert_messages(tx, Lane::Amqp, &[copy], now).await?;
                 Ok(vec![Disposition::Done])
             }
             .boxed()
@@ -126,7 +127,7 @@ impl Plan {
                     Some(Outcome::Decided(Decision::Skip(reason), card)) => {
                         tracing::info!(correlation_id = message.correlation_id, user_id = %card.user_id, notification_id = request.notification_id, reason = reason.as_str(), "push skipped");
                         metrics::counter!("push_decisions_total", "decision" => "skip", "reason" => reason.as_str()).increment(1);
-                        plan.rows.push(delivery::skipped(request, &card, reason, &message.correlation_id, broker, now)?);
+                        plan.rows.push(delivery::skipped(request, &card, reason, &cause(message, now))?);
                         None
                     }
                 },
@@ -142,7 +143,7 @@ impl Plan {
     async fn carry_out(self, tx: &mut Tx, publisher: &Publisher, batch_len: usize, now: DateTime<Utc>) -> Result<Vec<Disposition>> {
         let (places, messages): (Vec<_>, Vec<_>) = self.deliveries.into_iter().unzip();
         let published = publisher.publish_all(&messages).await;
-        outbox::insert_messages(tx, &self.rows, now).await?;
+        outbox::insert_messages(tx, Lane::Amqp, &self.rows, now).await?;
         let mut dispositions = vec![Disposition::Done; batch_len];
         for ((place, message), result) in places.into_iter().zip(&messages).zip(published) {
             match result {
@@ -168,4 +169,8 @@ fn bury(message: &Incoming, dead: &Dead, broker: &config::Broker, now: DateTime<
     );
     metrics::counter!("push_decisions_total", "decision" => "dead", "reason" => reason).increment(1);
     dead.copy_of(message, broker, now)
+}
+
+fn cause(message: &Incoming, now: DateTime<Utc>) -> Cause {
+    Cause { correlation_id: message.correlation_id.clone(), ..Cause::without_request(Actor::System, now) }
 }

@@ -12,7 +12,9 @@ use crate::amqp::disposition::{Dead, DeadReason};
 use crate::amqp::message::Outgoing;
 use crate::card::Card;
 use crate::config;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::infra::cause::Cause;
+use crate::infra::events::{Event, EventType};
 use crate::infra::outbox::NewMessage;
 
 /// The user as the push service reads one.
@@ -77,55 +79,17 @@ pub fn outgoing(
         kind: Some("push.deliver.v1"),
         headers: Map::new(),
         timestamp_seconds: u64::try_from(now.timestamp()).unwrap_or_default(),
+        expires_in: None,
         body,
     })
 }
 
-/// `push.skipped` on the events exchange.
-#[derive(Serialize)]
-struct PushSkipped<'a> {
-    event_id: Uuid,
-    event_type: &'static str,
-    occurred_at: DateTime<Utc>,
-    correlation_id: &'a str,
-    user_id: Uuid,
-    /// Orders the events of a user.
-    version: i64,
-    notification_id: &'a str,
-    reason: &'static str,
-}
-
-const PUSH_SKIPPED: &str = "push.skipped";
-
 /// Announces a skip.
-pub fn skipped(
-    request: &PushRequest,
-    card: &Card,
-    reason: SkipReason,
-    correlation_id: &str,
-    broker: &config::Broker,
-    now: DateTime<Utc>,
-) -> Result<NewMessage> {
-    let event_id = Uuid::now_v7();
-    let event = PushSkipped {
-        event_id,
-        event_type: PUSH_SKIPPED,
-        occurred_at: now,
-        correlation_id,
-        user_id: card.user_id,
-        version: card.version,
-        notification_id: &request.notification_id,
-        reason: reason.as_str(),
-    };
-    Ok(NewMessage {
-        user_id: Some(card.user_id),
-        exchange: broker.events_exchange.clone(),
-        routing_key: PUSH_SKIPPED.to_owned(),
-        message_id: event_id.to_string(),
-        correlation_id: correlation_id.to_owned(),
-        headers: Map::new(),
-        payload: serde_json::to_vec(&event).map_err(Error::internal)?,
-    })
+pub fn skipped(request: &PushRequest, card: &Card, reason: SkipReason, cause: &Cause) -> Result<NewMessage> {
+    Event::new(EventType::PushSkipped, card.user_id, card.version)
+        .with("notification_id", request.notification_id.as_str())
+        .with("reason", reason.as_str())
+        .message(cause)
 }
 
 #[cfg(test)]

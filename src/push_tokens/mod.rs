@@ -4,13 +4,16 @@
 
 mod store;
 
-use chrono::{DateTime, Utc};
+use serde_json::Map;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::card;
 use crate::error::Result;
+use crate::infra::audit::{self, Action};
+use crate::infra::cause::Cause;
 use crate::infra::db::Tx;
+use crate::infra::events;
 
 /// A valid token: 1 to 4096 printable ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,33 +49,41 @@ pub async fn lock(tx: &mut Tx, user_id: Uuid, token: &PushToken) -> Result<Vec<U
 
 /// Makes this the account's token, after [`lock`]. The caller announces the change of this account's card; the former
 /// owner's is announced here.
-pub async fn set(tx: &mut Tx, user_id: Uuid, token: &PushToken, now: DateTime<Utc>) -> Result<()> {
+pub async fn set(tx: &mut Tx, user_id: Uuid, token: &PushToken, cause: &Cause) -> Result<()> {
     let sha256 = token.sha256();
     match store::find_live_owner(tx, &sha256).await? {
         Some(owner) if owner == user_id => {
-            store::update_seen(tx, &sha256, now).await?;
+            store::update_seen(tx, &sha256, cause.at).await?;
             return Ok(());
         }
         // Only this token: the owner may have another by now.
-        Some(owner) if retire(tx, owner, token, "moved", now).await? => {
-            card::changed(tx, owner, now).await?;
+        Some(owner) if store::update_retired_token(tx, owner, &sha256, "moved", cause.at).await? == 1 => {
+            audit::record(tx, cause, Action::PushTokenMoved, owner).await?;
+            let card = card::changed(tx, owner, cause.at).await?;
+            events::announce(tx, cause, [card::updated(&card, &["push_token"])]).await?;
         }
         _ => {}
     }
-    store::update_retired(tx, user_id, "replaced", now).await?;
-    store::insert_token(tx, user_id, token.as_str(), &sha256, now).await?;
-    Ok(())
+    store::update_retired(tx, user_id, "replaced", cause.at).await?;
+    store::insert_token(tx, user_id, token.as_str(), &sha256, cause.at).await?;
+    Ok(audit::record(tx, cause, Action::PushTokenSet, user_id).await?)
 }
 
 /// Retires the account's token, if it has one. The caller announces the change of the card.
-pub async fn clear(tx: &mut Tx, user_id: Uuid, reason: &str, now: DateTime<Utc>) -> Result<()> {
-    store::update_retired(tx, user_id, reason, now).await?;
+pub async fn clear(tx: &mut Tx, user_id: Uuid, reason: &str, cause: &Cause) -> Result<()> {
+    if store::update_retired(tx, user_id, reason, cause.at).await? > 0 {
+        audit::record_with(tx, cause, Action::PushTokenCleared, Some(user_id), reason, Map::new()).await?;
+    }
     Ok(())
 }
 
 /// Retires this token if it is the account's current one; `false`: it is not. The caller announces the change of the card.
-pub async fn retire(tx: &mut Tx, user_id: Uuid, token: &PushToken, reason: &str, now: DateTime<Utc>) -> Result<bool> {
-    Ok(store::update_retired_token(tx, user_id, &token.sha256(), reason, now).await? == 1)
+pub async fn retire(tx: &mut Tx, user_id: Uuid, token: &PushToken, reason: &str, cause: &Cause) -> Result<bool> {
+    let retired = store::update_retired_token(tx, user_id, &token.sha256(), reason, cause.at).await? == 1;
+    if retired {
+        audit::record_with(tx, cause, Action::PushTokenCleared, Some(user_id), reason, Map::new()).await?;
+    }
+    Ok(retired)
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use crate::app::App;
 use crate::config::Role;
 use crate::error::{Code, Error, Result};
 use crate::http::middleware::every_request;
-use crate::http::{docs, health};
-use crate::{directory, passwords, preferences, sessions, users};
+use crate::http::{docs, health, jwks, page};
+use crate::{addresses, directory, passwords, preferences, sessions, users};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -85,8 +85,29 @@ fn routes(
             if with_docs {
                 docs::configure(config);
             }
+            if role.has_api() {
+                pages(config);
+            }
         })
         .default_service(actix_web::web::to(|| async { Err::<String, _>(Error::new(Code::NotFound, "There is nothing at this path.")) }))
+}
+
+/// The pages behind the mailed links, and the keys that gateways fetch.
+fn pages(config: &mut ServiceConfig) {
+    use actix_web::web::{get, post, resource};
+    config
+        .service(resource("/.well-known/jwks.json").route(get().to(jwks::get_jwks)))
+        .service(resource(page::STYLE_PATH).route(get().to(page::style)))
+        .service(
+            resource("/verify-email")
+                .route(get().to(addresses::pages::show_verify_email))
+                .route(post().to(addresses::pages::submit_verify_email)),
+        )
+        .service(
+            resource("/reset-password")
+                .route(get().to(passwords::pages::show_reset_password))
+                .route(post().to(passwords::pages::submit_reset_password)),
+        );
 }
 
 /// One resource a path, fixed segments before parameters: actix takes the first that fits.
@@ -105,6 +126,8 @@ fn api_v1() -> apistos::web::Scope {
                 .route(get().to(preferences::http::get_preferences))
                 .route(patch().to(preferences::http::update_preferences)),
         )
+        .service(resource("/users/email").route(post().to(addresses::http::request_email_change)))
+        .service(resource("/users/email/confirm").route(post().to(addresses::http::confirm_email_change)))
         .service(resource("/users/{id}").route(get().to(directory::http::get_user)))
         .service(resource("/users/{id}/preferences").route(get().to(directory::http::get_user_preferences)))
         .service(resource("/users/{id}/contact").route(get().to(directory::http::get_user_contact)))
@@ -115,6 +138,10 @@ fn api_v1() -> apistos::web::Scope {
         .service(resource("/auth/sessions").route(get().to(sessions::http::list_sessions)))
         .service(resource("/auth/sessions/{id}").route(delete().to(sessions::http::end_session)))
         .service(resource("/auth/password").route(post().to(passwords::http::change_password)))
+        .service(resource("/auth/password-reset").route(post().to(passwords::http::request_password_reset)))
+        .service(resource("/auth/password-reset/confirm").route(post().to(passwords::http::confirm_password_reset)))
+        .service(resource("/auth/verify-email").route(post().to(addresses::http::verify_email)))
+        .service(resource("/auth/verify-email/resend").route(post().to(addresses::http::resend_verification)))
         .service(resource("/auth/validate").route(get().to(directory::http::validate_token)))
         .service(resource("/health").route(get().to(health::get_health)))
 }

@@ -25,7 +25,7 @@ pub async fn run(app: App, role: Role, listener: TcpListener, stop: Cancellation
         let (app, stop) = (app.clone(), stop.clone());
         supervisor.first("migrations", async move { migrate(&app, &stop).await });
     }
-    let publisher = role.has_worker().then(|| worker::start(&app, &mut supervisor));
+    let publisher = role.has_worker().then(|| worker::start(&app, &mut supervisor)).transpose()?;
     let server = api::server(app.clone(), role, listener)?;
     let ended = supervisor.run(server).await;
     if let Some(publisher) = publisher {

@@ -10,8 +10,10 @@ use crate::amqp::consumer::consume;
 use crate::amqp::publisher::Publisher;
 use crate::amqp::relay::{Sender, relay};
 use crate::app::App;
+use crate::config::MailTransport;
 use crate::error::Result;
-use crate::infra::{outbox, throttle};
+use crate::infra::smtp::Smtp;
+use crate::infra::{audit, one_time_token, outbox, throttle};
 use crate::push::amqp::PushRequests;
 use crate::sessions;
 
@@ -19,7 +21,7 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 const PURGE_BATCH: i64 = 1_000;
 
 /// Starts every part; returns the publisher, which is to be closed after them.
-pub fn start(app: &App, supervisor: &mut Supervisor) -> Publisher {
+pub fn start(app: &App, supervisor: &mut Supervisor) -> Result<Publisher> {
     let broker = app.config.broker.clone();
     let publisher = Publisher::new(broker.clone(), app.status.clone());
     {
@@ -30,10 +32,15 @@ pub fn start(app: &App, supervisor: &mut Supervisor) -> Publisher {
             async move { consume(&broker, &requests, &app.status, &stop).await }
         });
     }
-    let lanes = [
+    let mut lanes = vec![
         ("outbox-relay-amqp", Sender::Amqp { publisher: publisher.clone(), events_exchange: broker.events_exchange.clone() }),
         ("outbox-relay-cache", Sender::Cache(app.cache.clone())),
     ];
+    match &app.config.mail.transport {
+        MailTransport::Queue => {}
+        MailTransport::Smtp(smtp) => lanes.push(("outbox-relay-smtp", Sender::Smtp(Smtp::new(smtp)?))),
+        MailTransport::Log => lanes.push(("outbox-relay-smtp", Sender::Log)),
+    }
     for (name, sender) in lanes {
         let app = app.clone();
         supervisor.keep(name, move |stop| {
@@ -43,7 +50,7 @@ pub fn start(app: &App, supervisor: &mut Supervisor) -> Publisher {
     }
     let app = app.clone();
     supervisor.keep("purge", move |stop| purge(app.clone(), stop));
-    publisher
+    Ok(publisher)
 }
 
 /// Deletes what has expired, in small batches so that no lock is held long.
@@ -55,7 +62,9 @@ async fn purge(app: App, stop: CancellationToken) -> Result<()> {
                 let sent = outbox::delete_done(conn, now, PURGE_BATCH).await?;
                 let windows = throttle::delete_old(conn, now, PURGE_BATCH).await?;
                 let ended = sessions::delete_old(conn, now, PURGE_BATCH).await?;
-                Ok(sent.max(windows).max(ended))
+                let links = one_time_token::delete_old(conn, now, PURGE_BATCH).await?;
+                let entries = audit::delete_old(conn, now, PURGE_BATCH).await?;
+                Ok(sent.max(windows).max(ended).max(links).max(entries))
             }
             .boxed()
         });

@@ -1,6 +1,5 @@
 //! `/auth/login`, `/auth/refresh`, `/auth/logout` and `/auth/sessions`.
 
-use actix_web::HttpRequest;
 use apistos::{ApiComponent, api_operation};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt as _;
@@ -8,15 +7,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Device, Lifetime, SignOut, Tokens};
-use crate::card::Card;
+use super::{Lifetime, SignOut, Tokens};
 use crate::error::{Error, Result};
 use crate::http::State;
 use crate::http::auth::SignedIn;
 use crate::http::envelope::{Meta, Nothing, Reply};
 use crate::http::extract::{Body, OptionalBody, PathId};
-use crate::http::origin;
-use crate::http::user_body::SignedInBody;
+use crate::http::origin::Origin;
+use crate::http::user_body::{SignedInBody, TokensBody};
 use crate::passwords::Password;
 use crate::push_tokens::PushToken;
 
@@ -41,28 +39,28 @@ fn example_password() -> &'static str {
     tag = "sessions",
     operation_id = "login",
     summary = "Sign in",
-    description = "Wrong, unknown and inactive are the same answer.",
+    description = "Wrong, unknown and inactive are the same answer, in the same time. 403 email_not_verified where the installation asks for verified addresses.",
     error_code = 400,
     error_code = 401,
+    error_code = 403,
     error_code = 408,
     error_code = 413,
     error_code = 415,
     error_code = 429,
     error_code = 503,
-    skip_args = "request"
+    skip_args = "origin"
 )]
-pub async fn login(app: State, request: HttpRequest, Body(body): Body<Login>) -> Result<Reply<SignedInBody>> {
+pub async fn login(app: State, origin: Origin, Body(body): Body<Login>) -> Result<Reply<SignedInBody>> {
     if body.password.is_empty() {
         return Err(Error::field("password", "must not be empty"));
     }
-    let now = app.clock.now();
-    let ip = origin::client_ip(&request, app.config.http.trusted_proxy_count);
-    let device = Device { ip, user_agent: origin::user_agent(&request) };
-    let verified = super::verify(&app, &body.email, Password::typed(&body.password), origin::bucket(ip)).await?;
+    let cause = origin.of_anyone();
+    let now = cause.at;
+    let verified = super::verify(&app, &body.email, Password::typed(&body.password), &cause).await?;
     let (keys, lifetime) = (app.keys.clone(), Lifetime::from(&app.config.identity));
-    let (card, opened) =
-        app.db.write(move |tx| async move { super::sign_in(tx, &keys, verified, device, lifetime, now).await }.boxed()).await?;
-    Ok(Reply::new("Signed in", super::issue_tokens(&app, opened, now)?.with_user(card)))
+    let (card, opened) = app.db.write(move |tx| async move { super::sign_in(tx, &keys, verified, lifetime, cause).await }.boxed()).await?;
+    let tokens = super::issue_tokens(&app, opened, now)?.into_body();
+    Ok(Reply::new("Signed in", SignedInBody { user: card.into(), tokens }))
 }
 
 /// The refresh token, under either name.
@@ -71,17 +69,6 @@ pub async fn login(app: State, request: HttpRequest, Body(body): Body<Login>) ->
 pub struct Refresh {
     #[serde(alias = "refresh")]
     pub refresh_token: String,
-}
-
-/// The next pair of tokens.
-#[derive(Debug, Serialize, JsonSchema, ApiComponent)]
-pub struct TokensBody {
-    pub access_token: String,
-    pub refresh_token: String,
-    /// Always `Bearer`
-    pub token_type: &'static str,
-    /// Seconds until the access token expires
-    pub expires_in: u64,
 }
 
 #[api_operation(
@@ -95,17 +82,18 @@ pub struct TokensBody {
     error_code = 413,
     error_code = 415,
     error_code = 429,
-    error_code = 503
+    error_code = 503,
+    skip_args = "origin"
 )]
-pub async fn refresh_session(app: State, Body(body): Body<Refresh>) -> Result<Reply<TokensBody>> {
-    let now = app.clock.now();
+pub async fn refresh_session(app: State, origin: Origin, Body(body): Body<Refresh>) -> Result<Reply<TokensBody>> {
+    let cause = origin.of_anyone();
+    let now = cause.at;
     let token = super::open_token(&app, &body.refresh_token).await?;
     let identity = &app.config.identity;
     let (lifetime, grace) = (Lifetime::from(identity), TimeDelta::from_std(identity.refresh_grace).unwrap_or_default());
-    let refreshed = app.db.write(move |tx| super::refresh(tx, token, lifetime, grace, now).boxed()).await?;
+    let refreshed = app.db.write(move |tx| async move { super::refresh(tx, token, lifetime, grace, &cause).await }.boxed()).await?;
     let (token, user_id) = refreshed.into_token()?;
-    let Tokens { access_token, refresh_token, expires_in_seconds } = super::give_tokens(&app, token, user_id, now)?;
-    Ok(Reply::new("Refreshed", TokensBody { access_token, refresh_token, token_type: "Bearer", expires_in: expires_in_seconds }))
+    Ok(Reply::new("Refreshed", super::give_tokens(&app, token, user_id, now)?.into_body()))
 }
 
 /// All fields may be left out, and the body with them.
@@ -129,14 +117,20 @@ pub struct Logout {
     error_code = 408,
     error_code = 413,
     error_code = 415,
-    error_code = 503
+    error_code = 503,
+    skip_args = "origin"
 )]
-pub async fn logout(app: State, SignedIn(session): SignedIn, OptionalBody(body): OptionalBody<Logout>) -> Result<Reply<Nothing>> {
+pub async fn logout(
+    app: State,
+    SignedIn(session): SignedIn,
+    origin: Origin,
+    OptionalBody(body): OptionalBody<Logout>,
+) -> Result<Reply<Nothing>> {
     let body = body.unwrap_or_default();
     let token = body.push_token.as_deref().filter(|token| !token.is_empty()).map(PushToken::parse).transpose();
     let how = SignOut { everywhere: body.everywhere, push_token: token.map_err(|problem| Error::field("push_token", problem))? };
-    let now = app.clock.now();
-    app.db.write(move |tx| super::sign_out(tx, session, how, now).boxed()).await?;
+    let cause = origin.of(session);
+    app.db.write(move |tx| async move { super::sign_out(tx, session, how, &cause).await }.boxed()).await?;
     Ok(Reply::new("Signed out", Nothing {}))
 }
 
@@ -186,18 +180,19 @@ pub async fn list_sessions(app: State, SignedIn(session): SignedIn) -> Result<Re
     error_code = 401,
     error_code = 403,
     error_code = 404,
-    error_code = 503
+    error_code = 503,
+    skip_args = "origin"
 )]
-pub async fn end_session(app: State, SignedIn(session): SignedIn, PathId(id): PathId) -> Result<Reply<Nothing>> {
-    let now = app.clock.now();
-    app.db.write(move |tx| super::revoke(tx, session.user_id, id, now).boxed()).await?;
+pub async fn end_session(app: State, SignedIn(session): SignedIn, origin: Origin, PathId(id): PathId) -> Result<Reply<Nothing>> {
+    let cause = origin.of(session);
+    app.db.write(move |tx| async move { super::revoke(tx, session.user_id, id, &cause).await }.boxed()).await?;
     Ok(Reply::new("Session ended", Nothing {}))
 }
 
 impl Tokens {
     /// As every door gives them.
-    pub fn with_user(self, card: Card) -> SignedInBody {
+    pub fn into_body(self) -> TokensBody {
         let Self { access_token, refresh_token, expires_in_seconds } = self;
-        SignedInBody { user: card.into(), access_token, refresh_token, token_type: "Bearer", expires_in: expires_in_seconds }
+        TokensBody { access_token, refresh_token, token_type: "Bearer", expires_in: expires_in_seconds }
     }
 }

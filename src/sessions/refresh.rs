@@ -1,14 +1,17 @@
 //! Refreshing: rotation by compare-and-set on the counter, a short grace for a lost answer, and reuse detection, which
 //! ends the whole family before its refusal is answered.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use uuid::Uuid;
 
 use super::refresh_token::RefreshToken;
-use super::{Lifetime, store};
-use crate::access;
+use super::{Lifetime, ending, store};
 use crate::error::{Code, Error, Result};
+use crate::infra::audit::{self, Action};
+use crate::infra::cause::Cause;
 use crate::infra::db::Tx;
+
+const REUSED: &str = "refresh_token_reused";
 
 /// What became of a refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +26,8 @@ pub enum Refreshed {
 
 /// Rotates a token in the caller's transaction. The transaction is to be committed in every case: a reuse ends the
 /// family in it.
-pub async fn refresh(tx: &mut Tx, token: RefreshToken, lifetime: Lifetime, grace: TimeDelta, now: DateTime<Utc>) -> Result<Refreshed> {
+pub async fn refresh(tx: &mut Tx, token: RefreshToken, lifetime: Lifetime, grace: TimeDelta, cause: &Cause) -> Result<Refreshed> {
+    let now = cause.at;
     let idle = TimeDelta::from_std(lifetime.idle).map_err(Error::internal)?;
     let absolute = TimeDelta::from_std(lifetime.absolute).map_err(Error::internal)?;
     if let Some(user_id) = store::update_rotated(tx, token.session_id, token.counter, now, now + idle, absolute).await? {
@@ -40,8 +44,9 @@ pub async fn refresh(tx: &mut Tx, token: RefreshToken, lifetime: Lifetime, grace
         // Genuine, yet newer than the row: the database was restored from a backup. Nobody is blamed for that.
         return Ok(Refreshed::Ended);
     }
-    store::update_ended_one(tx, token.session_id, session.user_id, "refresh_token_reused", now).await?;
-    access::forget_session(tx, token.session_id, now).await?;
+    store::update_ended_one(tx, token.session_id, session.user_id, REUSED, now).await?;
+    ending::announce(tx, session.user_id, &[token.session_id], REUSED, cause).await?;
+    audit::record(tx, cause, Action::RefreshTokenReused, session.user_id).await?;
     Ok(Refreshed::Reused { user_id: session.user_id })
 }
 

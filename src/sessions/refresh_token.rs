@@ -47,11 +47,11 @@ mod tests {
 
     #[test]
     fn a_token_opens_and_its_neighbours_do_not() {
-        let keys = ServerKeys::new(b"a root secret of at least 32 bytes");
+        let keys = ServerKeys::new(b"a root secret of at least 32 bytes", None);
         let token = RefreshToken { session_id: Uuid::now_v7(), counter: 7 };
         let sealed = token.seal(&keys);
         assert_eq!(RefreshToken::open(&sealed, &keys), Some(token));
-        assert_eq!(RefreshToken::open(&sealed, &ServerKeys::new(b"another secret of at least 32 by")), None);
+        assert_eq!(RefreshToken::open(&sealed, &ServerKeys::new(b"another secret of at least 32 by", None)), None);
         let parts: Vec<_> = sealed.split('.').collect();
         let other = URL_SAFE_NO_PAD.encode(Uuid::now_v7().as_bytes());
         for forged in [

@@ -6,8 +6,8 @@ use diesel::sql_types::{BigInt, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::Device;
 use super::ending::Summary;
+use crate::infra::cause::Cause;
 use crate::infra::schema::{sessions, users};
 
 #[derive(Insertable)]
@@ -17,6 +17,7 @@ struct NewSession<'a> {
     user_id: Uuid,
     epoch: i32,
     ip: Option<String>,
+    ip_bucket: String,
     user_agent: Option<&'a str>,
     created_at: DateTime<Utc>,
     last_used_at: DateTime<Utc>,
@@ -28,21 +29,27 @@ pub async fn insert_session(
     id: Uuid,
     user_id: Uuid,
     epoch: i32,
-    device: &Device,
-    now: DateTime<Utc>,
+    cause: &Cause,
     expires_at: DateTime<Utc>,
 ) -> QueryResult<usize> {
     let session = NewSession {
         id,
         user_id,
         epoch,
-        ip: device.ip.map(|ip| ip.to_string()),
-        user_agent: device.user_agent.as_deref(),
-        created_at: now,
-        last_used_at: now,
+        ip: cause.ip.map(|ip| ip.to_string()),
+        ip_bucket: cause.ip_bucket(),
+        user_agent: cause.user_agent.as_deref(),
+        created_at: cause.at,
+        last_used_at: cause.at,
         expires_at,
     };
     diesel::insert_into(sessions::table).values(session).execute(conn).await
+}
+
+/// Whether the user signed in from there since.
+pub async fn exists_from(conn: &mut AsyncPgConnection, user_id: Uuid, ip_bucket: &str, since: DateTime<Utc>) -> QueryResult<bool> {
+    let sessions = sessions::table.filter(sessions::user_id.eq(user_id)).filter(sessions::ip_bucket.eq(ip_bucket));
+    diesel::select(diesel::dsl::exists(sessions.filter(sessions::last_used_at.gt(since)))).get_result(conn).await
 }
 
 #[derive(QueryableByName)]

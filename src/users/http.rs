@@ -1,27 +1,28 @@
 //! `/users` and `/users/profile`.
 
-use actix_web::HttpRequest;
 use apistos::{ApiComponent, api_operation};
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{ProfileChange, Registration};
+use super::{ProfileChange, Registered, Registration};
 use crate::app::App;
 use crate::card::email_address::EmailAddress;
 use crate::card::{self, Card, Preferences};
 use crate::error::{Code, Error, Problems, Result};
 use crate::http::State;
 use crate::http::auth::SignedIn;
-use crate::http::envelope::{Created, Nothing, Reply};
+use crate::http::envelope::{CreatedOrAccepted, Nothing, Reply};
 use crate::http::extract::{Body, present};
-use crate::http::origin;
-use crate::http::user_body::{SignedInBody, UserBody};
+use crate::http::origin::Origin;
+use crate::http::user_body::{TokensBody, UserBody};
+use crate::infra::even_time;
 use crate::passwords::{self, Password};
 use crate::push_tokens::PushToken;
-use crate::sessions::{self, Device};
+use crate::sessions;
 
 /// A new account.
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
@@ -59,30 +60,51 @@ fn example_password() -> &'static str {
     "TestPass123!"
 }
 
+/// The new user. The tokens of a first session come with it, unless sign-in waits for the verification of the address
+/// (`REQUIRE_VERIFIED_EMAIL`).
+#[derive(Debug, Serialize, JsonSchema, ApiComponent)]
+pub struct RegisteredBody {
+    pub user: UserBody,
+    #[serde(flatten)]
+    pub tokens: Option<TokensBody>,
+}
+
 #[api_operation(
     tag = "users",
     operation_id = "register_user",
     summary = "Register and sign in",
+    description = "A link to verify the address is mailed. With REGISTRATION_PRIVACY=strict every answer is the same 202 without a user.",
     error_code = 400,
     error_code = 408,
     error_code = 413,
     error_code = 415,
     error_code = 429,
     error_code = 503,
-    skip_args = "request"
+    skip_args = "origin"
 )]
-pub async fn register_user(app: State, request: HttpRequest, Body(body): Body<Register>) -> Result<Created<SignedInBody>> {
-    let now = app.clock.now();
-    let ip = origin::client_ip(&request, app.config.http.trusted_proxy_count);
-    let device = Device { ip, user_agent: origin::user_agent(&request) };
+pub async fn register_user(app: State, origin: Origin, Body(body): Body<Register>) -> Result<CreatedOrAccepted<RegisteredBody>> {
+    let (arrived, cause) = (Instant::now(), origin.of_anyone());
+    let now = cause.at;
     // Before anything is judged or hashed for it.
-    super::count_attempt(&app, origin::bucket(ip), now).await?;
+    super::count_attempt(&app, &cause).await?;
     let checked = check(&app, body).await?;
-    let registration = hash(&app, checked, device).await?;
-    let lifetime = sessions::Lifetime::from(&app.config.identity);
-    let (card, opened) = app.db.write(move |tx| super::register(tx, registration, lifetime, now).boxed()).await?;
-    let tokens = sessions::issue_tokens(&app, opened, now)?;
-    Ok(Created::new("Registered", tokens.with_user(card)))
+    let registration = hash(&app, checked).await?;
+    let (config, keys) = (app.config.clone(), app.keys.clone());
+    let writing = app.db.write(move |tx| async move { super::register(tx, registration, &keys, &config, &cause).await }.boxed());
+    let registered = writing.await?;
+    match registered {
+        Registered::SignedIn(card, opened) => {
+            let tokens = sessions::issue_tokens(&app, opened, now)?.into_body();
+            Ok(CreatedOrAccepted::created("Registered", RegisteredBody { user: card.into(), tokens: Some(tokens) }))
+        }
+        Registered::Unverified(card) => {
+            Ok(CreatedOrAccepted::created("Registered; please follow the mailed link", RegisteredBody { user: card.into(), tokens: None }))
+        }
+        Registered::Private => {
+            even_time::wait(arrived, app.config.identity.even_answer).await;
+            Ok(CreatedOrAccepted::accepted("Please follow the link that was mailed to the address"))
+        }
+    }
 }
 
 struct Checked {
@@ -112,10 +134,10 @@ async fn check(app: &App, body: Register) -> Result<Checked> {
 }
 
 /// Before the transaction: a hash takes a tenth of a second, which no connection should wait for.
-async fn hash(app: &App, checked: Checked, device: Device) -> Result<Registration> {
+async fn hash(app: &App, checked: Checked) -> Result<Registration> {
     let Checked { name, email, password, push_token, preferences } = checked;
     let password_hash = app.hasher.hash(password.into_secret()).await?;
-    Ok(Registration { name, email, password_hash, push_token, preferences, device })
+    Ok(Registration { name, email, password_hash, push_token, preferences })
 }
 
 #[api_operation(
@@ -169,10 +191,11 @@ pub struct UnchangedPreferences {
     error_code = 408,
     error_code = 413,
     error_code = 415,
-    error_code = 503
+    error_code = 503,
+    skip_args = "origin"
 )]
-pub async fn update_profile(app: State, signed_in: SignedIn, body: Body<UpdateProfile>) -> Result<Reply<UserBody>> {
-    apply_profile(app, signed_in, body).await
+pub async fn update_profile(app: State, signed_in: SignedIn, origin: Origin, body: Body<UpdateProfile>) -> Result<Reply<UserBody>> {
+    apply_profile(app, signed_in, origin, body).await
 }
 
 #[api_operation(
@@ -185,17 +208,24 @@ pub async fn update_profile(app: State, signed_in: SignedIn, body: Body<UpdatePr
     error_code = 408,
     error_code = 413,
     error_code = 415,
-    error_code = 503
+    error_code = 503,
+    skip_args = "origin"
 )]
-pub async fn replace_profile(app: State, signed_in: SignedIn, body: Body<UpdateProfile>) -> Result<Reply<UserBody>> {
-    apply_profile(app, signed_in, body).await
+pub async fn replace_profile(app: State, signed_in: SignedIn, origin: Origin, body: Body<UpdateProfile>) -> Result<Reply<UserBody>> {
+    apply_profile(app, signed_in, origin, body).await
 }
 
-async fn apply_profile(app: State, SignedIn(session): SignedIn, Body(body): Body<UpdateProfile>) -> Result<Reply<UserBody>> {
-    let change = check_profile(&body)?;
-    let now = app.clock.now();
-    let writing =
-        app.db.write(move |tx| super::change_profile(tx, session.user_id, change, move |card| check_unchanged(&body, card), now).boxed());
+async fn apply_profile(
+    app: State,
+    SignedIn(session): SignedIn,
+    origin: Origin,
+    Body(body): Body<UpdateProfile>,
+) -> Result<Reply<UserBody>> {
+    let (change, cause) = (check_profile(&body)?, origin.of(session));
+    let writing = app.db.write(move |tx| {
+        let unchanged = move |card: &Card| check_unchanged(&body, card);
+        async move { super::change_profile(tx, session.user_id, change, unchanged, &cause).await }.boxed()
+    });
     Ok(Reply::new("Profile updated", writing.await?.into()))
 }
 
@@ -236,10 +266,11 @@ fn check_unchanged(body: &UpdateProfile, card: &Card) -> Result<()> {
     summary = "Deactivate the account; every session ends",
     error_code = 401,
     error_code = 403,
-    error_code = 503
+    error_code = 503,
+    skip_args = "origin"
 )]
-pub async fn deactivate_user(app: State, SignedIn(session): SignedIn) -> Result<Reply<Nothing>> {
-    let now = app.clock.now();
-    app.db.write(move |tx| super::deactivate(tx, session.user_id, now).boxed()).await?;
+pub async fn deactivate_user(app: State, SignedIn(session): SignedIn, origin: Origin) -> Result<Reply<Nothing>> {
+    let cause = origin.of(session);
+    app.db.write(move |tx| async move { super::deactivate(tx, session.user_id, &cause).await }.boxed()).await?;
     Ok(Reply::new("Deactivated", Nothing {}))
 }

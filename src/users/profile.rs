@@ -1,13 +1,15 @@
 //! The profile: what a user may change of it, and how an account ends.
 
-use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::store;
 use crate::access;
 use crate::card::{self, Card};
 use crate::error::{Code, Error, Result};
+use crate::infra::audit::{self, Action};
+use crate::infra::cause::Cause;
 use crate::infra::db::Tx;
+use crate::infra::events::{self, Event, EventType};
 use crate::push_tokens::{self, PushToken};
 
 /// What to change; `None` leaves it as it is.
@@ -24,7 +26,7 @@ pub async fn change_profile(
     user_id: Uuid,
     change: ProfileChange,
     unchanged: impl FnOnce(&Card) -> Result<()>,
-    now: DateTime<Utc>,
+    cause: &Cause,
 ) -> Result<Card> {
     // Locked first, so that two changes at once follow each other and neither is lost.
     if let Some(Some(token)) = &change.push_token {
@@ -38,21 +40,30 @@ pub async fn change_profile(
     }
     if let Some(name) = &change.name {
         store::update_name(tx, user_id, name).await?;
+        audit::record(tx, cause, Action::ProfileChanged, user_id).await?;
     }
     match &change.push_token {
-        Some(Some(token)) => push_tokens::set(tx, user_id, token, now).await?,
-        Some(None) => push_tokens::clear(tx, user_id, "cleared", now).await?,
+        Some(Some(token)) => push_tokens::set(tx, user_id, token, cause).await?,
+        Some(None) => push_tokens::clear(tx, user_id, "cleared", cause).await?,
         None => {}
     }
-    card::changed(tx, user_id, now).await
+    let card = card::changed(tx, user_id, cause.at).await?;
+    let changed = [("name", change.name.is_some()), ("push_token", change.push_token.is_some())];
+    let fields: Vec<&str> = changed.iter().filter(|(_, changed)| *changed).map(|(field, _)| *field).collect();
+    events::announce(tx, cause, [card::updated(&card, &fields)]).await?;
+    Ok(card)
 }
 
 /// Ends the account softly: sessions end, the push token is retired, the row stays.
-pub async fn deactivate(tx: &mut Tx, user_id: Uuid, now: DateTime<Utc>) -> Result<()> {
+///
+/// The address stays taken: who comes back is made active again by an operator, or erased first.
+pub async fn deactivate(tx: &mut Tx, user_id: Uuid, cause: &Cause) -> Result<()> {
     find_locked(tx, user_id).await?;
-    store::update_deactivated(tx, user_id, now).await?;
-    push_tokens::clear(tx, user_id, "deactivated", now).await?;
-    access::end_sessions(tx, user_id, "deactivated", now).await
+    store::update_deactivated(tx, user_id, cause.at).await?;
+    push_tokens::clear(tx, user_id, "deactivated", cause).await?;
+    let card = access::end_sessions(tx, user_id, "deactivated", cause).await?;
+    audit::record(tx, cause, Action::Deactivated, user_id).await?;
+    events::announce(tx, cause, [Event::new(EventType::UserDeactivated, user_id, card.version)]).await
 }
 
 async fn find_locked(tx: &mut Tx, user_id: Uuid) -> Result<Card> {

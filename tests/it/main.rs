@@ -3,6 +3,7 @@
 
 mod support;
 
+mod addresses;
 mod command_line;
 mod demo;
 mod directory;
@@ -17,4 +18,5 @@ mod push_volume;
 mod queues;
 mod refresh;
 mod registration;
+mod resets;
 mod sessions;

@@ -36,6 +36,12 @@ impl Received {
         }
     }
 
+    /// The token in a mail's link.
+    pub fn token(&self) -> String {
+        let link = self.json()["variables"]["link"].as_str().expect("the mail has no link").to_owned();
+        link.split_once("?token=").unwrap().1.to_owned()
+    }
+
     pub fn message_id(&self) -> Option<String> {
         self.properties.message_id().as_ref().map(|id| id.as_str().to_owned())
     }
@@ -91,6 +97,24 @@ impl TestBroker {
 
     pub async fn delivered(&self) -> Received {
         self.receive(&self.names.deliver_queue, 1).await.remove(0)
+    }
+
+    /// The next mail of a template; what comes before it is passed over, what comes after it stays in the queue.
+    pub async fn mail(&self, template: &str) -> Received {
+        let found = tokio::sync::Mutex::new(None);
+        super::eventually(&format!("the mail {template}"), async || {
+            let options = BasicGetOptions { no_ack: true };
+            while let Some(message) = self.channel.basic_get(self.names.email_queue.as_str().into(), options).await.unwrap() {
+                let mail = Received::from(message.delivery);
+                if mail.json()["template_code"] == template {
+                    *found.lock().await = Some(mail);
+                    return true;
+                }
+            }
+            false
+        })
+        .await;
+        found.into_inner().unwrap()
     }
 
     /// Messages that wait in a queue.

@@ -11,9 +11,10 @@ use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, Si
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use user_service::app::App;
-use user_service::config::{self, Config, Declare, LogFormat, QueueType, Role, Scope};
+use user_service::config::{self, Config, Declare, LogFormat, MailTransport, QueueType, RegistrationPrivacy, Role, Scope};
 use user_service::infra::clock::Clock;
 use user_service::infra::migrations;
+use user_service::infra::one_time_token::{self, Purpose};
 use uuid::Uuid;
 
 pub use broker::TestBroker;
@@ -140,6 +141,24 @@ impl TestApp {
         diesel::sql_query(query).get_result::<Count>(&mut conn).await.unwrap().n
     }
 
+    /// The token of the newest link of a purpose for a user, as the relay would write it.
+    pub async fn newest_link(&self, user_id: &str, purpose: Purpose) -> String {
+        #[derive(diesel::QueryableByName)]
+        struct Newest {
+            #[diesel(sql_type = diesel::sql_types::Uuid)]
+            id: Uuid,
+        }
+        let mut conn = AsyncPgConnection::establish(&self.database_url).await.unwrap();
+        let query = "SELECT id FROM one_time_tokens WHERE user_id = $1 AND purpose = $2 ORDER BY id DESC LIMIT 1";
+        let newest: Newest = diesel::sql_query(query)
+            .bind::<diesel::sql_types::Uuid, _>(user_id.parse::<Uuid>().unwrap())
+            .bind::<diesel::sql_types::Text, _>(purpose.as_str())
+            .get_result(&mut conn)
+            .await
+            .expect("there is no link");
+        one_time_token::list(&mut conn, &[newest.id]).await.unwrap().remove(0).seal(&self.app.keys)
+    }
+
     /// Asks the service to stop and waits for its end; what it used stays for the next.
     pub async fn halt(mut self) -> Self {
         self.stop.cancel();
@@ -211,8 +230,10 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
             trusted_proxy_count: 1,
         },
         identity: config::Identity {
-            jwt_secret: SecretString::from("kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e"),
+            jwt_secret: Some(SecretString::from("kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e")),
+            jwt_private_key_file: None,
             app_secret: None,
+            app_secret_previous: None,
             issuer: "user-service".into(),
             access_token_ttl: Duration::from_secs(3600),
             refresh_token_idle: Duration::from_secs(86_400),
@@ -220,12 +241,27 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
             refresh_grace: Duration::from_secs(10),
             // The least that bcrypt does: what is tested here is not how slow it is.
             bcrypt_cost: 4,
+            require_verified_email: false,
+            registration_privacy: RegistrationPrivacy::Open,
+            even_answer: Duration::from_millis(50),
         },
         service_keys: vec![
             service_key("reader", SERVICE_KEY, &[Scope::UsersRead]),
             service_key("writer", WEAK_SERVICE_KEY, &[Scope::PushWrite]),
         ],
-        limits: config::Limits { register_ip: None, login_ip: None, login_account: None, refresh_session: None, password_change: None },
+        limits: config::Limits {
+            register_ip: None,
+            login_ip: None,
+            login_account: None,
+            login_account_new: None,
+            reset_ip: None,
+            reset_account: None,
+            resend: None,
+            token_ip: None,
+            refresh_session: None,
+            password_change: None,
+        },
+        mail: config::Mail { transport: MailTransport::Queue, public_base_url: "https://accounts.example.com".into() },
         app_name: "Test Service".into(),
         shutdown_grace: Duration::from_secs(20),
         log: config::Log { format: LogFormat::Pretty, filter: "info,lapin=off,actix_server=off".into() },

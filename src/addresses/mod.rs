@@ -1,0 +1,142 @@
+//! Mail addresses of accounts: proving one, and moving to another.
+//!
+//! Both are a link that works once. Asking for a link answers the same, in the same time, whether there is an account or not.
+
+pub mod http;
+pub mod pages;
+mod store;
+
+use futures_util::FutureExt as _;
+use tokio::time::Instant;
+
+use crate::access::Session;
+use crate::app::App;
+use crate::card::email_address::EmailAddress;
+use crate::card::{self, Card};
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::infra::audit::{self, Action};
+use crate::infra::cause::{Actor, Cause};
+use crate::infra::db::Tx;
+use crate::infra::events::{self, Event, EventType};
+use crate::infra::mailer::{self, Recipient, Template};
+use crate::infra::one_time_token::{self, Purpose, Token};
+use crate::infra::{even_time, throttle};
+use crate::passwords::{self, Password};
+
+/// Mails the link that proves the address of a new account, in the caller's transaction.
+pub async fn send_verification(tx: &mut Tx, card: &Card, config: &Config, cause: &Cause) -> Result<()> {
+    mailer::send_link(tx, Template::EmailVerification, Purpose::EmailVerification, card.recipient(), config, cause).await
+}
+
+/// Mails that link again, if there is somebody who needs it.
+pub async fn resend_verification(app: &App, email: &EmailAddress, cause: Cause) -> Result<()> {
+    let arrived = Instant::now();
+    let (keys, limits, now, bucket) = (app.keys.clone(), app.config.limits.clone(), cause.at, cause.ip_bucket());
+    app.db.read(move |conn| async move { throttle::count(conn, &keys, "RESEND_IP", &bucket, limits.reset_ip, now).await }.boxed()).await?;
+    let (email_key, keys, config) = (email.key(), app.keys.clone(), app.config.clone());
+    let writing = app.db.write(move |tx| {
+        async move {
+            let within = throttle::is_within(tx, &keys, "RESEND", &email_key, config.limits.resend, now).await?;
+            let user_id = card::find_id_by_email_key(tx, &email_key).await?.unwrap_or_default();
+            match card::find(tx, user_id).await? {
+                Some(card) if within && card.is_active && !card.email_verified => send_verification(tx, &card, &config, &cause).await,
+                _ => Ok(()),
+            }
+        }
+        .boxed()
+    });
+    let written = writing.await;
+    even_time::wait(arrived, app.config.identity.even_answer).await;
+    written
+}
+
+/// Mails a link to the new address, which makes the change, and a notice to the old one. To whom the new address belongs
+/// now is not told: if to somebody, no link is mailed.
+pub async fn request_change(app: &App, session: Session, email: EmailAddress, current: Password, cause: Cause) -> Result<()> {
+    let card = passwords::check_current(app, session, current, cause.at).await?.card;
+    if email.as_str() == card.email {
+        return Ok(());
+    }
+    let config = app.config.clone();
+    let writing = app.db.write(move |tx| {
+        async move {
+            let owner = card::find_id_by_email_key(tx, &email.key()).await?;
+            if owner.is_none_or(|owner| owner == card.user_id) {
+                let to = Recipient { address: email.as_str().to_owned(), ..card.recipient() };
+                mailer::send_link(tx, Template::EmailChange, Purpose::EmailChange, to, &config, &cause).await?;
+            }
+            audit::record(tx, &cause, Action::EmailChangeRequested, card.user_id).await?;
+            mailer::notify(tx, Template::EmailChangeRequested, card.recipient(), &config, &cause).await
+        }
+        .boxed()
+    });
+    writing.await
+}
+
+/// What following a link did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmed {
+    Verified,
+    Changed,
+}
+
+/// Follows a link of one of these purposes.
+pub async fn confirm(app: &App, text: String, purposes: &'static [Purpose], cause: Cause) -> Result<Confirmed> {
+    let (keys, limit, bucket, now) = (app.keys.clone(), app.config.limits.token_ip, cause.ip_bucket(), cause.at);
+    let reading = app.db.read(move |conn| {
+        async move {
+            throttle::count(conn, &keys, "TOKEN_IP", &bucket, limit, now).await?;
+            one_time_token::find(conn, &keys, &text, purposes, now).await?.ok_or_else(invalid)
+        }
+        .boxed()
+    });
+    let token = reading.await?;
+    let (config, cause) = (app.config.clone(), cause.by(Actor::User(token.user_id)));
+    let writing = app.db.write(move |tx| {
+        async move {
+            if !one_time_token::update_used(tx, token.id, cause.at).await? {
+                return Err(invalid());
+            }
+            match token.purpose() {
+                Some(Purpose::EmailVerification) => verify(tx, &token, &cause).await,
+                Some(Purpose::EmailChange) => change(tx, &token, &config, &cause).await,
+                _ => Err(invalid()),
+            }
+        }
+        .boxed()
+    });
+    writing.await
+}
+
+async fn verify(tx: &mut Tx, token: &Token, cause: &Cause) -> Result<Confirmed> {
+    one_time_token::update_void(tx, token.user_id, &[Purpose::EmailVerification], cause.at).await?;
+    if !store::update_verified(tx, token.user_id, &token.address, cause.at).await? {
+        return Err(invalid());
+    }
+    let card = card::changed(tx, token.user_id, cause.at).await?;
+    audit::record(tx, cause, Action::EmailVerified, card.user_id).await?;
+    events::announce(tx, cause, [Event::new(EventType::UserVerified, card.user_id, card.version)]).await?;
+    Ok(Confirmed::Verified)
+}
+
+async fn change(tx: &mut Tx, token: &Token, config: &Config, cause: &Cause) -> Result<Confirmed> {
+    let links = [Purpose::EmailVerification, Purpose::PasswordReset, Purpose::EmailChange];
+    // What was mailed to the old address opens nothing any more.
+    one_time_token::update_void(tx, token.user_id, &links, cause.at).await?;
+    let before = card::find(tx, token.user_id).await?.filter(|card| card.is_active).ok_or_else(invalid)?;
+    let address = EmailAddress::parse(&token.address).map_err(Error::internal)?;
+    if !store::update_email(tx, token.user_id, &address, cause.at).await? {
+        // Somebody else took it while the link was on its way.
+        return Err(invalid());
+    }
+    let card = card::changed(tx, token.user_id, cause.at).await?;
+    audit::record(tx, cause, Action::EmailChanged, card.user_id).await?;
+    events::announce(tx, cause, [card::updated(&card, &["email"])]).await?;
+    mailer::notify(tx, Template::EmailChanged, before.recipient(), config, cause).await?;
+    Ok(Confirmed::Changed)
+}
+
+fn invalid() -> Error {
+    Error::new(Code::InvalidToken, "The link is not valid: it was used, replaced, or has expired. Please ask for a new one.")
+}

@@ -1,0 +1,137 @@
+//! The audit log: append-only (a trigger sees to it), written in the transaction of what it tells.
+//!
+//! It names people by their ids and holds no secret, so that it can outlive a person's erasure.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::prelude::*;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::cause::{Actor, Cause};
+use super::schema::audit_log;
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Registered,
+    RegistrationOfTakenAddress,
+    SignedIn,
+    SignInFailed,
+    SignedOut,
+    SessionRevoked,
+    RefreshTokenReused,
+    PasswordChanged,
+    PasswordResetRequested,
+    PasswordReset,
+    EmailVerified,
+    EmailChangeRequested,
+    EmailChanged,
+    ProfileChanged,
+    PreferencesChanged,
+    PushTokenSet,
+    PushTokenCleared,
+    PushTokenMoved,
+    Deactivated,
+    Imported,
+    Exported,
+    Erased,
+}
+
+impl Action {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Registered => "registered",
+            Action::RegistrationOfTakenAddress => "registration_of_taken_address",
+            Action::SignedIn => "signed_in",
+            Action::SignInFailed => "sign_in_failed",
+            Action::SignedOut => "signed_out",
+            Action::SessionRevoked => "session_revoked",
+            Action::RefreshTokenReused => "refresh_token_reused",
+            Action::PasswordChanged => "password_changed",
+            Action::PasswordResetRequested => "password_reset_requested",
+            Action::PasswordReset => "password_reset",
+            Action::EmailVerified => "email_verified",
+            Action::EmailChangeRequested => "email_change_requested",
+            Action::EmailChanged => "email_changed",
+            Action::ProfileChanged => "profile_changed",
+            Action::PreferencesChanged => "preferences_changed",
+            Action::PushTokenSet => "push_token_set",
+            Action::PushTokenCleared => "push_token_cleared",
+            Action::PushTokenMoved => "push_token_moved",
+            Action::Deactivated => "deactivated",
+            Action::Imported => "imported",
+            Action::Exported => "exported",
+            Action::Erased => "erased",
+        }
+    }
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = audit_log)]
+struct NewEntry<'a> {
+    id: Uuid,
+    at: DateTime<Utc>,
+    actor_kind: &'static str,
+    actor_id: Option<String>,
+    subject_id: Option<Uuid>,
+    action: &'static str,
+    reason: Option<&'a str>,
+    ip: Option<String>,
+    correlation_id: &'a str,
+    detail: Value,
+}
+
+/// Records what happens to a user, in the caller's transaction.
+pub async fn record(conn: &mut AsyncPgConnection, cause: &Cause, action: Action, subject_id: Uuid) -> QueryResult<()> {
+    insert(conn, cause, action, Some(subject_id), None, Map::new()).await
+}
+
+/// The same with a word on why, and what else is worth knowing; `subject_id` is absent where the user is not known.
+pub async fn record_with(
+    conn: &mut AsyncPgConnection,
+    cause: &Cause,
+    action: Action,
+    subject_id: Option<Uuid>,
+    reason: &str,
+    detail: Map<String, Value>,
+) -> QueryResult<()> {
+    insert(conn, cause, action, subject_id, Some(reason), detail).await
+}
+
+async fn insert(
+    conn: &mut AsyncPgConnection,
+    cause: &Cause,
+    action: Action,
+    subject_id: Option<Uuid>,
+    reason: Option<&str>,
+    detail: Map<String, Value>,
+) -> QueryResult<()> {
+    let entry = NewEntry {
+        id: Uuid::now_v7(),
+        at: cause.at,
+        actor_kind: cause.actor.kind(),
+        actor_id: if let Actor::User(id) = cause.actor { Some(id.to_string()) } else { None },
+        subject_id,
+        action: action.as_str(),
+        reason,
+        ip: cause.ip.map(|ip| ip.to_string()),
+        correlation_id: &cause.correlation_id,
+        detail: Value::Object(detail),
+    };
+    diesel::insert_into(audit_log::table).values(entry).execute(conn).await?;
+    Ok(())
+}
+
+/// Takes the addresses of origin from everything about a user; what happened, and the id, stay.
+pub async fn update_pseudonymised(conn: &mut AsyncPgConnection, subject_id: Uuid) -> QueryResult<usize> {
+    let entries = audit_log::table.filter(audit_log::subject_id.eq(subject_id)).filter(audit_log::ip.is_not_null());
+    diesel::update(entries).set(audit_log::ip.eq(None::<String>)).execute(conn).await
+}
+
+/// Deletes entries older than 400 days, at most `limit`; returns how many.
+pub async fn delete_old(conn: &mut AsyncPgConnection, now: DateTime<Utc>, limit: i64) -> QueryResult<usize> {
+    let old = audit_log::table.filter(audit_log::at.lt(now - TimeDelta::days(400))).select(audit_log::id).limit(limit);
+    let ids = old.load::<Uuid>(conn).await?;
+    diesel::delete(audit_log::table.filter(audit_log::id.eq_any(ids))).execute(conn).await
+}

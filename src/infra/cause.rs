@@ -1,0 +1,79 @@
+//! Why something happens: who asked, from where, in which request, and when.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+/// Who acts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// Nobody who was identified.
+    Anyone,
+    User(Uuid),
+    /// Somebody at the command line.
+    Operator,
+    /// The service by itself.
+    System,
+}
+
+impl Actor {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Actor::Anyone => "anyone",
+            Actor::User(_) => "user",
+            Actor::Operator => "operator",
+            Actor::System => "system",
+        }
+    }
+}
+
+/// Goes with every change, into the audit log, the events and the mails that it leaves behind.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    pub actor: Actor,
+    pub ip: Option<IpAddr>,
+    pub user_agent: Option<String>,
+    pub correlation_id: String,
+    pub at: DateTime<Utc>,
+}
+
+impl Cause {
+    /// Something that no request asked for.
+    pub fn without_request(actor: Actor, at: DateTime<Utc>) -> Self {
+        Self { actor, ip: None, user_agent: None, correlation_id: super::correlation::accept(None), at }
+    }
+
+    /// The same, now that it is known who asks.
+    #[must_use]
+    pub fn by(self, actor: Actor) -> Self {
+        Self { actor, ..self }
+    }
+
+    /// The bucket of the address, for limits: itself for IPv4, its /64 for IPv6, which is what one customer gets.
+    pub fn ip_bucket(&self) -> String {
+        match self.ip.map(|ip| ip.to_canonical()) {
+            None => "unknown".to_owned(),
+            Some(IpAddr::V4(ip)) => ip.to_string(),
+            Some(IpAddr::V6(ip)) => {
+                let [a, b, c, d, ..] = ip.segments();
+                format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotating_ipv6_customer_is_one_bucket() {
+        let at = |text: &str| {
+            Cause { ip: Some(text.parse().unwrap()), ..Cause::without_request(Actor::Anyone, DateTime::UNIX_EPOCH) }.ip_bucket()
+        };
+        assert_eq!(at("2001:db8:1:2:3::4"), at("2001:db8:1:2:ffff::9"));
+        assert_ne!(at("2001:db8:1:2::1"), at("2001:db8:1:3::1"));
+        assert_eq!(at("::ffff:1.2.3.4"), "1.2.3.4");
+    }
+}
