@@ -43,7 +43,7 @@ unit: ## Tests of pure decisions and of the architecture; need no service
 
 .PHONY: integration
 integration: services ## The service on real PostgreSQL, Redis and RabbitMQ
-	@cargo build --quiet --bin user-service --example demo
+	@cargo build --quiet --bin user-service --examples
 	@$(WITH_SERVICES) cargo test --quiet --test it
 
 # Its kills would break what runs beside it, so it has a set of services of its own.
@@ -100,7 +100,7 @@ openapi: ## Write the OpenAPI document to openapi.json
 
 .PHONY: snapshots
 snapshots: services ## Accept changed snapshots of answers and of the OpenAPI document
-	@cargo build --quiet --bin user-service --example demo
+	@cargo build --quiet --bin user-service --examples
 	@$(WITH_SERVICES) INSTA_UPDATE=always cargo test --quiet --test it
 
 .PHONY: image

@@ -1,19 +1,19 @@
 //! The command line.
 
-use std::collections::BTreeMap;
+mod keys;
+
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use base64::Engine as _;
 use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret as _;
-use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::config::{Config, Problems, Role, Scope};
+use crate::config::{Config, Problems, Role};
+use crate::infra::access_token::AccessTokens;
 use crate::infra::clock::Clock;
 use crate::infra::{migrations, telemetry};
 use crate::role::{self, supervisor};
@@ -47,7 +47,7 @@ enum Command {
     /// Make keys
     Keys {
         #[command(subcommand)]
-        command: KeysCommand,
+        command: keys::Command,
     },
     /// Exit with 0 if the service on this machine is ready, for container health checks
     Healthcheck,
@@ -57,24 +57,6 @@ enum Command {
 enum ConfigCommand {
     /// Report every problem at once; exit with 2 if there is one
     Check,
-}
-
-#[derive(Debug, Subcommand)]
-enum KeysCommand {
-    /// Make a key for a sibling service
-    #[command(after_help = "Example:\n  user-service keys service gateway --scope users:read --scope push:write")]
-    Service {
-        /// The sibling's name
-        name: String,
-        /// What it may do; repeat for more
-        #[arg(long = "scope", required = true, value_parser = parse_scope)]
-        scopes: Vec<Scope>,
-    },
-}
-
-fn parse_scope(text: &str) -> Result<Scope, String> {
-    let known = || Scope::ALL.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(", ");
-    Scope::ALL.iter().copied().find(|scope| scope.as_str() == text).ok_or_else(|| format!("no such scope; there are {}", known()))
 }
 
 /// Exit code for a configuration that cannot work; 1 is a failure while running.
@@ -87,10 +69,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Migrate => migrate(&Config::from_env(Role::Api)?).await,
         Command::Openapi => print(&format!("{:#}", role::api::openapi().await?)),
         Command::Config { command: ConfigCommand::Check } => {
-            Config::from_env(cli.role)?;
+            let config = Config::from_env(cli.role)?;
+            AccessTokens::new(&config.identity).map_err(|error| anyhow::anyhow!(error.chain()))?;
             print("The configuration is complete.")
         }
-        Command::Keys { command: KeysCommand::Service { name, scopes } } => make_service_key(&name, &scopes),
+        Command::Keys { command } => keys::run(command),
         Command::Healthcheck => healthcheck(Config::port_from_env()?).await,
     }
 }
@@ -119,23 +102,6 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
         print(&format!("applied {name}"))?;
     }
     if applied.is_empty() { print("The schema is current.") } else { Ok(()) }
-}
-
-fn make_service_key(name: &str, scopes: &[Scope]) -> anyhow::Result<()> {
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
-    let key = format!("usk_{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(secret));
-    let sha256: String = Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    let scopes: Vec<_> = scopes.iter().map(|scope| scope.as_str()).collect();
-    let entry = format!("{name}:{sha256}:{}", scopes.join("+"));
-    // Read back as the service will read it, so that a bad name is refused here and not at its start.
-    let variables = BTreeMap::from([("SERVICE_API_KEYS", entry.as_str())]);
-    if let Err(problems) = Config::from_map(Role::Api, &variables)
-        && problems.concern("SERVICE_API_KEYS")
-    {
-        bail!("'{name}' cannot be a name: use 1 to 64 letters, digits, '-', '_' or '.'");
-    }
-    print(&format!("Key for '{name}', shown once:\n  {key}\n\nAdd this to SERVICE_API_KEYS (entries are separated by commas):\n  {entry}"))
 }
 
 /// Asks this machine's own service, without an HTTP client in the binary.

@@ -1,6 +1,7 @@
 //! The outbox relay: sends what transactions left behind, one lane a loop, several workers side by side.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -221,11 +222,13 @@ async fn mail(smtp: &Smtp, row: &Row) -> Sent {
         Ok(message) => message,
         Err(error) => return Sent::Never(error.chain()),
     };
-    match smtp.send(&message).await {
-        Ok(()) => Sent::Done,
-        Err(error @ SendError::Down(_)) => Sent::Down(error.to_string()),
-        Err(error @ SendError::Later(_)) => Sent::Later(error.to_string()),
-        Err(error @ SendError::Never(_)) => Sent::Never(error.to_string()),
+    match AssertUnwindSafe(smtp.send(&message)).catch_unwind().await {
+        Ok(Ok(())) => Sent::Done,
+        Ok(Err(error @ SendError::Down(_))) => Sent::Down(error.to_string()),
+        Ok(Err(error @ SendError::Later(_))) => Sent::Later(error.to_string()),
+        Ok(Err(error @ SendError::Never(_))) => Sent::Never(error.to_string()),
+        // One mail that cannot be written must not hold back all others.
+        Err(_panic) => Sent::Later("a bug of ours: writing the mail panicked".to_owned()),
     }
 }
 

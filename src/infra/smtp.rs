@@ -56,7 +56,7 @@ impl Smtp {
         let text = mail_text::of(message);
         let mail = lettre::Message::builder()
             .from(self.from.clone())
-            .to(Mailbox::new(Some(message.variables.name.clone()), to))
+            .to(Mailbox::new(Some(display_name(&message.variables.name)), to))
             .message_id(Some(format!("<{}@{}>", message.notification_id, self.from.email.domain())))
             .subject(text.subject)
             // RFC 3834: no out-of-office answers, please.
@@ -72,6 +72,11 @@ impl Smtp {
             Err(_elapsed) => Err(SendError::Down(format!("no answer within {TIMEOUT:?}"))),
         }
     }
+}
+
+/// lettre panics at a line break in a name (0.11.23). Registration refuses such a name, an import may have brought one.
+fn display_name(name: &str) -> String {
+    name.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 #[derive(Clone)]
