@@ -45,6 +45,11 @@ unit: ## Tests of pure decisions and of the architecture; need no service
 integration: services ## The service on real PostgreSQL, Redis and RabbitMQ
 	@cargo build --quiet --bin user-service --examples
 	@$(WITH_SERVICES) cargo test --quiet --test it
+	@$(WITH_SERVICES) cargo test --quiet --test timing -- --test-threads=1 --nocapture
+
+.PHONY: timing
+timing: services ## What a clock can tell from outside, with 2,000 samples a class at production's cost (an hour)
+	@$(WITH_SERVICES) TIMING_SAMPLES=2000 TIMING_BCRYPT_COST=11 cargo test --quiet --test timing -- --test-threads=1 --nocapture
 
 # Its kills would break what runs beside it, so it has a set of services of its own.
 .PHONY: chaos-short

@@ -7,7 +7,7 @@ use lapin::BasicProperties;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::support::{Client, Services, TestApp, eventually};
+use crate::support::{Client, PASSWORD, Services, TestApp, eventually};
 
 fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_user-service"));
@@ -78,21 +78,20 @@ async fn eight_processes_migrate_one_empty_database_at_once() {
     app.stop().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sigterm_finishes_what_was_accepted_and_exits_0() {
+/// The binary itself in both roles, on this test's database and queues, ready.
+async fn serve(names: &TestApp, variables: &[(&str, &str)]) -> (tokio::process::Child, Client, String) {
     let services = Services::from_env();
-    let names = TestApp::start().await;
-    let broker = names.config.broker.clone();
-    let (user, test_broker) = (names.client.register("Ada").await, names.broker().await);
+    let broker = &names.config.broker;
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let mut command = binary();
-    for (name, value) in [
+    command.envs([
         ("DATABASE_URL", names.database_url.as_str()),
         ("REDIS_URL", &services.redis_url),
         ("RABBITMQ_URL", &services.rabbitmq_url),
         ("JWT_SECRET", SECRET),
         ("HOST", "127.0.0.1"),
         ("PORT", &port),
+        ("REDIS_KEY_PREFIX", &names.config.redis_prefix),
         ("RABBITMQ_EXCHANGE", &broker.exchange),
         ("RABBITMQ_PUSH_QUEUE", &broker.push_queue),
         ("RABBITMQ_DELIVER_QUEUE", &broker.deliver_queue),
@@ -100,14 +99,27 @@ async fn sigterm_finishes_what_was_accepted_and_exits_0() {
         ("RABBITMQ_EMAIL_QUEUE", &broker.email_queue),
         ("RABBITMQ_DLX_EXCHANGE", &broker.dlx_exchange),
         ("RABBITMQ_EVENTS_EXCHANGE", &broker.events_exchange),
-    ] {
-        command.env(name, value);
-    }
-    let mut process = command.stderr(Stdio::null()).spawn().unwrap();
+    ]);
+    let process = command.envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
     let client = Client::new(format!("http://127.0.0.1:{port}"));
     let http = reqwest::Client::new();
     let ready = format!("{}/health/ready", client.base);
     eventually("the process is ready", async || http.get(&ready).send().await.is_ok_and(|answer| answer.status() == 200)).await;
+    (process, client, port)
+}
+
+async fn terminate(pid: u32) {
+    assert!(Command::new("kill").args(["-TERM", &pid.to_string()]).status().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_finishes_what_was_accepted_and_exits_0() {
+    let names = TestApp::start().await;
+    let broker = names.config.broker.clone();
+    let (user, test_broker) = (names.client.register("Ada").await, names.broker().await);
+    let (process, _client, port) = serve(&names, &[]).await;
+    let pid = process.id().unwrap();
+    let output = tokio::task::JoinSet::from_iter([process.wait_with_output()]);
     // A container's health check knows the port and no secret.
     let healthcheck = run(&["healthcheck"], &[("PORT", &port)]).await;
     assert_eq!(healthcheck.0, Some(0), "{healthcheck:?}");
@@ -120,10 +132,9 @@ async fn sigterm_finishes_what_was_accepted_and_exits_0() {
             )
             .await;
     }
-    let pid = process.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-    let ended = tokio::time::timeout(Duration::from_secs(30), process.wait()).await.expect("it did not end within 30 s").unwrap();
-    assert_eq!(ended.code(), Some(0));
+    terminate(pid).await;
+    let ended = tokio::time::timeout(Duration::from_secs(30), output.join_all()).await.expect("it did not end within 30 s").remove(0).unwrap();
+    assert_eq!(ended.status.code(), Some(0));
     let delivered = test_broker.receive(&broker.deliver_queue, 500).await;
     let ids: std::collections::HashSet<_> = delivered.iter().filter_map(crate::support::broker::Received::message_id).collect();
     assert_eq!(ids.len(), 500, "a confirmed request was lost or doubled");
@@ -131,46 +142,45 @@ async fn sigterm_finishes_what_was_accepted_and_exits_0() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_stand_in_no_log_line_however_much_is_logged() {
-    let services = Services::from_env();
-    let database = crate::support::fresh_database(&services).await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let mut command = binary();
-    command.args(["--role", "api"]).envs([
-        ("DATABASE_URL", database.as_str()),
-        ("REDIS_URL", &services.redis_url),
-        ("JWT_SECRET", SECRET),
-        ("HOST", "127.0.0.1"),
-        ("PORT", &port),
-        ("RUST_LOG", "trace"),
-        ("REDIS_KEY_PREFIX", "canary"),
-    ]);
-    let process = command.stderr(Stdio::piped()).spawn().unwrap();
-    let pid = process.id().unwrap().to_string();
+async fn secrets_stand_in_no_log_line_metric_error_or_row_however_much_is_logged() {
+    const CANARY: &str = "Canary-Pass-99";
+    // Only its names: the binary alone works on them.
+    let names = TestApp::api().await.halt().await;
+    let mut broker_names = names.config.broker.clone();
+    broker_names.url = Some(Services::from_env().rabbitmq_url.into());
+    let broker = crate::support::TestBroker::connect(broker_names).await;
+    let (process, client, _port) = serve(&names, &[("RUST_LOG", "trace")]).await;
+    let pid = process.id().unwrap();
     let output = tokio::task::JoinSet::from_iter([process.wait_with_output()]);
-    let client = Client::new(format!("http://127.0.0.1:{port}"));
-    let http = reqwest::Client::new();
-    let ready = format!("{}/health/ready", client.base);
-    eventually("the process is ready", async || http.get(&ready).send().await.is_ok_and(|answer| answer.status() == 200)).await;
 
     let user = client.register("Ada").await;
-    let login = client.post("/api/v1/auth/login", json!({"email": user.email, "password": crate::support::PASSWORD})).await.data();
+    let login = client.post("/api/v1/auth/login", json!({"email": user.email, "password": PASSWORD})).await.data();
     let next = client.post("/api/v1/auth/refresh", json!({"refresh_token": login["refresh_token"]})).await.data();
     let me = client.as_user(&user);
-    let change = json!({"current_password": crate::support::PASSWORD, "password": "Canary-Pass-99", "password_confirm": "Canary-Pass-99"});
+    let change = json!({"current_password": PASSWORD, "password": CANARY, "password_confirm": CANARY});
     assert_eq!(me.post("/api/v1/auth/password", change).await.status, 200);
-    assert_eq!(me.patch("/api/v1/users/profile", json!({"push_token": "canary-device", "name": 7})).await.status, 400);
+    let refused = me.patch("/api/v1/users/profile", json!({"push_token": "canary-device", "name": 7})).await;
+    assert_eq!((refused.status, refused.text.contains("canary")), (400, false));
     assert_eq!(client.with("x-internal-api-key", "usk_canary").get("/api/v1/users/profile").await.status, 401);
+    let verification = broker.mail("email_verification").await.token();
+    assert_eq!(client.get(&format!("/verify-email?token={verification}")).await.status, 200);
+    assert_eq!(client.post("/api/v1/auth/verify-email", json!({"token": verification})).await.status, 200);
+    assert_eq!(client.post("/api/v1/auth/password-reset", json!({"email": user.email})).await.status, 200);
+    let reset = broker.mail("password_reset").await.token();
+    let weak = client.post("/api/v1/auth/password-reset/confirm", json!({"token": reset, "password": "canary-1", "password_confirm": "x"})).await;
+    assert_eq!((weak.status, weak.text.contains("canary")), (400, false));
+    let metrics = client.get("/metrics").await.text;
 
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    terminate(pid).await;
     let output = output.join_all().await.remove(0).unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(log.lines().count() > 20, "nothing was logged:\n{log}");
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let secrets = [
         SECRET.to_owned(),
-        crate::support::PASSWORD.to_owned(),
-        "Canary-Pass-99".to_owned(),
+        PASSWORD.to_owned(),
+        CANARY.to_owned(),
+        "canary-1".to_owned(),
         user.access_token.clone(),
         user.push_token.clone(),
         "canary-device".to_owned(),
@@ -178,13 +188,25 @@ async fn secrets_stand_in_no_log_line_however_much_is_logged() {
         text(&login["access_token"]),
         text(&login["refresh_token"]),
         text(&next["refresh_token"]),
+        verification.clone(),
+        reset.clone(),
         "$2b$".to_owned(),
         // The same hash's beginning, as a driver that prints its parameters' bytes would show it.
         "36, 50, 98, 36".to_owned(),
     ];
-    for secret in secrets {
-        let shown = log.lines().find(|line| line.contains(&secret));
+    for secret in &secrets {
+        let shown = log.lines().find(|line| line.contains(secret));
         assert!(shown.is_none(), "{secret} stands in: {}", &shown.unwrap_or_default()[..shown.unwrap_or_default().len().min(300)]);
+        assert!(!metrics.contains(secret), "{secret} stands in a metric");
     }
-    TestApp::drop_database(&services, &database).await;
+    // The database holds the push token, which is data, and hashes of the rest.
+    for table in ["users", "credentials", "sessions", "one_time_tokens", "throttles", "outbox", "audit_log"] {
+        for secret in secrets.iter().filter(|secret| !["$2b$", "36, 50, 98, 36", user.push_token.as_str()].contains(&secret.as_str())) {
+            let found = format!("SELECT count(*) AS n FROM {table} t WHERE t::text LIKE '%{secret}%'");
+            let bytes = format!("SELECT count(*) AS n FROM outbox WHERE encode(payload, 'escape') LIKE '%{secret}%'");
+            assert_eq!(names.count(&found).await + names.count(&bytes).await, 0, "{secret} rests in {table}");
+        }
+    }
+    broker.delete_all().await;
+    names.stop().await.unwrap();
 }

@@ -163,9 +163,10 @@ impl TestApp {
     /// Asks the service to stop and waits for its end; what it used stays for the next.
     pub async fn halt(mut self) -> Self {
         self.stop.cancel();
-        let ended = self.ended.take().unwrap();
-        let result = tokio::task::spawn_blocking(move || ended.join().expect("the service panicked")).await.unwrap();
-        self.result = Some(result);
+        if let Some(ended) = self.ended.take() {
+            let result = tokio::task::spawn_blocking(move || ended.join().expect("the service panicked")).await.unwrap();
+            self.result = Some(result);
+        }
         self
     }
 
