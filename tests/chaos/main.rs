@@ -119,6 +119,7 @@ async fn a_killed_broker_costs_no_confirmed_request() {
     let app = TestApp::start().await;
     let user = app.client.register("Ada").await;
     let mut producer = Producer::new(app.config.broker.clone(), &user.id);
+    let mut mailed = vec![("email_verification", user.email.clone())];
     // At a steady rate, so that each kill comes more than 5 seconds after the start before it. Sooner, RabbitMQ 3.10 loses
     // what it just registered: docs/decisions/quorum-queues.md.
     let mut pace = tokio::time::interval(Duration::from_millis(8));
@@ -129,7 +130,9 @@ async fn a_killed_broker_costs_no_confirmed_request() {
             services(&["kill", "rabbitmq"]).await;
             // The API never needs the broker.
             assert_eq!(app.client.as_user(&user).get("/api/v1/users/profile").await.status, 200);
-            app.client.register("Bob").await;
+            let bob = app.client.register("Bob").await;
+            assert_eq!(app.client.post("/api/v1/auth/password-reset", json!({"email": bob.email})).await.status, 200);
+            mailed.extend([("email_verification", bob.email.clone()), ("password_reset", bob.email)]);
             assert_eq!(app.client.get("/health/ready").await.status, 200);
             eventually("health says degraded", async || app.client.get("/health").await.json()["checks"]["broker"] == json!("unhealthy"))
                 .await;
@@ -142,6 +145,10 @@ async fn a_killed_broker_costs_no_confirmed_request() {
     let (seen, duplicates) = delivered(&producer.names, &producer.confirmed).await;
     report("broker killed 3 times", &producer.confirmed, &seen, duplicates);
     assert_eq!(seen, producer.confirmed, "something was invented");
+    let broker = app.broker().await;
+    for (template, email) in mailed {
+        assert_eq!(broker.mail(template).await.json()["variables"]["email"], json!(email), "{template} was lost or came twice");
+    }
     app.stop().await.unwrap();
 }
 
@@ -152,6 +159,9 @@ async fn a_killed_database_is_503_never_401_and_no_push_is_lost() {
     let user = app.client.register("Ada").await;
     let me = app.client.as_user(&user);
     let mut producer = Producer::new(app.config.broker.clone(), &user.id);
+    let login = json!({"email": user.email, "password": support::PASSWORD});
+    let refresh_token = app.client.post("/api/v1/auth/login", login).await.data()["refresh_token"].clone();
+    let link = app.newest_link(&user.id, user_service::infra::one_time_token::Purpose::EmailVerification).await;
     // Warm: the session and the card are cached.
     assert_eq!(me.get("/api/v1/users/preferences").await.status, 200);
     services(&["kill", "postgres"]).await;
@@ -162,6 +172,11 @@ async fn a_killed_database_is_503_never_401_and_no_push_is_lost() {
         ("PATCH", "/api/v1/users/preferences", Some(json!({"push": false}))),
         ("DELETE", "/api/v1/users/profile", None),
         ("POST", "/api/v1/auth/login", Some(json!({"email": user.email, "password": support::PASSWORD}))),
+        ("POST", "/api/v1/auth/refresh", Some(json!({"refresh_token": refresh_token}))),
+        ("POST", "/api/v1/auth/verify-email", Some(json!({"token": link}))),
+        // Known or unknown alike.
+        ("POST", "/api/v1/auth/password-reset", Some(json!({"email": user.email}))),
+        ("POST", "/api/v1/auth/password-reset", Some(json!({"email": "nobody@example.com"}))),
         ("POST", "/api/v1/users", Some(json!({"name": "x", "email": "x@example.com", "password": support::PASSWORD}))),
     ] {
         let asked = Instant::now();
@@ -186,6 +201,9 @@ async fn a_killed_database_is_503_never_401_and_no_push_is_lost() {
     assert_eq!((broker.waiting(&broker.names.failed_queue).await, broker.waiting(&broker.names.deliver_queue).await), (0, 0));
     services(&["start", "postgres"]).await;
     within(Duration::from_secs(10), "the API recovers by itself", async || me.get("/api/v1/users/profile").await.status == 200).await;
+    // What could not be done was not half done.
+    assert_eq!(app.client.post("/api/v1/auth/refresh", json!({"refresh_token": refresh_token})).await.status, 200);
+    assert_eq!(app.client.post("/api/v1/auth/verify-email", json!({"token": link})).await.status, 200);
     let (seen, duplicates) = delivered(&producer.names, &producer.confirmed).await;
     report("database killed", &producer.confirmed, &seen, duplicates);
     assert_eq!((seen, broker.waiting(&broker.names.failed_queue).await), (producer.confirmed, 0));
