@@ -1,6 +1,7 @@
 //! The command line.
 
 mod keys;
+mod users;
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -49,6 +50,11 @@ enum Command {
         #[command(subcommand)]
         command: keys::Command,
     },
+    /// Import, export and erase accounts
+    Users {
+        #[command(subcommand)]
+        command: users::Command,
+    },
     /// Exit with 0 if the service on this machine is ready, for container health checks
     Healthcheck,
 }
@@ -74,6 +80,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             print("The configuration is complete.")
         }
         Command::Keys { command } => keys::run(command),
+        Command::Users { command } => users::run(command).await,
         Command::Healthcheck => healthcheck(Config::port_from_env()?).await,
     }
 }

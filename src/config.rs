@@ -55,6 +55,8 @@ pub struct Config {
     /// How mails call this installation.
     pub app_name: String,
     pub shutdown_grace: Duration,
+    /// Where `users import` finds the Django service's tables.
+    pub django_database_url: Option<SecretString>,
     pub log: Log,
 }
 
@@ -213,6 +215,11 @@ impl Config {
             mail: Mail::read(&mut env, port),
             app_name: env.text("APP_NAME", "User Service"),
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(25), 1..=600),
+            django_database_url: env.optional_url(
+                "DJANGO_DATABASE_URL",
+                &["postgres", "postgresql"],
+                "postgres://user:password@host:5432/django",
+            ),
             log: Log {
                 format: env.choice("LOG_FORMAT", &[("json", LogFormat::Json), ("pretty", LogFormat::Pretty)], LogFormat::Json),
                 // lapin reports each lost connection as an error of its own; the supervisor says it once; actix tells of each of its threads.

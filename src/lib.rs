@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | 8 | [`cli`] | the command line |
 //! | 7 | [`role`] | which parts a process runs: [routes](role::api), workers, [supervision](role::supervisor) |
-//! | 6 | [`directory`], [`preferences`], [`push_tokens`], [`passwords`], [`sessions`], [`addresses`], [`users`], [`push`] | features |
+//! | 6 | [`directory`], [`preferences`], [`push_tokens`], [`passwords`], [`sessions`], [`addresses`], [`users`], [`push`], [`admin`] | features |
 //! | 5 | [`http`], [`amqp`] | what every REST door, what every AMQP door needs |
 //! | 4 | [`access`] | who is calling: a live session, or a service key and its scopes |
 //! | 3 | [`card`] | the one cached card of a user, and [mail addresses](card::email_address) |
@@ -52,6 +52,7 @@
 
 pub mod access;
 pub mod addresses;
+pub mod admin;
 pub mod amqp;
 pub mod app;
 pub mod card;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 
-const FEATURES: [&str; 8] = ["directory", "preferences", "push_tokens", "passwords", "sessions", "addresses", "users", "push"];
+const FEATURES: [&str; 9] = ["admin", "directory", "preferences", "push_tokens", "passwords", "sessions", "addresses", "users", "push"];
 
 /// Imports go down only, and within a floor never sideways except where [`FEATURE_EDGES`] says so.
 fn floor(module: &str) -> u32 {
@@ -27,7 +27,8 @@ fn floor(module: &str) -> u32 {
 }
 
 /// Who among the features may name whom.
-const FEATURE_EDGES: [(&str, &[&str]); 5] = [
+const FEATURE_EDGES: [(&str, &[&str]); 6] = [
+    ("admin", &["directory", "preferences", "push_tokens", "passwords", "sessions", "addresses", "users", "push"]),
     ("passwords", &["push_tokens"]),
     ("sessions", &["passwords", "push_tokens"]),
     ("addresses", &["passwords"]),

@@ -94,14 +94,20 @@ impl<'a> Reader<'a> {
     }
 
     pub fn url(&mut self, name: &str, schemes: &[&str], example: &str) -> SecretString {
-        let value = self.get(name);
-        match value.as_deref().map(url::Url::parse) {
-            None => self.problem(name, "is not set", example),
-            Some(Ok(url)) if schemes.contains(&url.scheme()) => {}
-            Some(Ok(_)) => self.problem(name, format!("is no {} address", schemes[0]), example),
-            Some(Err(error)) => self.problem(name, format!("is no address ({error})"), example),
+        if self.get(name).is_none() {
+            self.not_set(name, example);
         }
-        value.unwrap_or_default().into()
+        self.optional_url(name, schemes, example).unwrap_or_default()
+    }
+
+    pub fn optional_url(&mut self, name: &str, schemes: &[&str], example: &str) -> Option<SecretString> {
+        let value = self.get(name)?;
+        match url::Url::parse(&value) {
+            Ok(url) if schemes.contains(&url.scheme()) => {}
+            Ok(_) => self.problem(name, format!("is no {} address", schemes[0]), example),
+            Err(error) => self.problem(name, format!("is no address ({error})"), example),
+        }
+        Some(value.into())
     }
 
     pub fn number<T: FromStr + PartialOrd + fmt::Display>(&mut self, name: &str, default: T, range: RangeInclusive<T>) -> T {

@@ -78,6 +78,11 @@ impl PasswordHasher {
     }
 }
 
+/// Whether a stored hash is of a scheme that is read here.
+pub fn is_readable(hash: &str) -> bool {
+    DjangoHash::parse(hash).is_some() || hash.parse::<bcrypt::HashParts>().is_ok()
+}
+
 /// What a comparison found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
@@ -128,7 +133,9 @@ mod tests {
     async fn a_password_fits_its_own_hash_only() {
         let hasher = PasswordHasher::new(5).unwrap();
         let hash = hasher.hash("TestPass123!".into()).await.unwrap();
-        let verify = async |password: &str, hash: Option<&str>| hasher.verify(hasher.reserve().unwrap(), password.into(), hash.map(str::to_owned)).await.unwrap();
+        let verify = async |password: &str, hash: Option<&str>| {
+            hasher.verify(hasher.reserve().unwrap(), password.into(), hash.map(str::to_owned)).await.unwrap()
+        };
         assert_eq!(verify("TestPass123!", Some(&hash)).await, Fit::Yes);
         assert_eq!(verify("TestPass123", Some(&hash)).await, Fit::No);
         assert_eq!(verify(&"x".repeat(72), Some(&hash)).await, Fit::No);

@@ -23,7 +23,11 @@ async fn what_happens_to_an_account_is_recorded_with_who_and_from_where() {
     me.patch("/api/v1/users/preferences", json!({"push": false})).await;
     let link = app.newest_link(&user.id, Purpose::EmailVerification).await;
     from.post("/api/v1/auth/verify-email", json!({"token": link})).await;
-    me.post("/api/v1/auth/password", json!({"current_password": PASSWORD, "password": "another-Pass-77", "password_confirm": "another-Pass-77"})).await;
+    me.post(
+        "/api/v1/auth/password",
+        json!({"current_password": PASSWORD, "password": "another-Pass-77", "password_confirm": "another-Pass-77"}),
+    )
+    .await;
     from.post("/api/v1/auth/password-reset", json!({"email": user.email})).await;
     me.post("/api/v1/users/email", json!({"email": "new@example.com", "current_password": "another-Pass-77"})).await;
     me.delete("/api/v1/users/profile").await;

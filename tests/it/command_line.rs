@@ -133,7 +133,8 @@ async fn sigterm_finishes_what_was_accepted_and_exits_0() {
             .await;
     }
     terminate(pid).await;
-    let ended = tokio::time::timeout(Duration::from_secs(30), output.join_all()).await.expect("it did not end within 30 s").remove(0).unwrap();
+    let ended =
+        tokio::time::timeout(Duration::from_secs(30), output.join_all()).await.expect("it did not end within 30 s").remove(0).unwrap();
     assert_eq!(ended.status.code(), Some(0));
     let delivered = test_broker.receive(&broker.deliver_queue, 500).await;
     let ids: std::collections::HashSet<_> = delivered.iter().filter_map(crate::support::broker::Received::message_id).collect();
@@ -167,7 +168,8 @@ async fn secrets_stand_in_no_log_line_metric_error_or_row_however_much_is_logged
     assert_eq!(client.post("/api/v1/auth/verify-email", json!({"token": verification})).await.status, 200);
     assert_eq!(client.post("/api/v1/auth/password-reset", json!({"email": user.email})).await.status, 200);
     let reset = broker.mail("password_reset").await.token();
-    let weak = client.post("/api/v1/auth/password-reset/confirm", json!({"token": reset, "password": "canary-1", "password_confirm": "x"})).await;
+    let weak =
+        client.post("/api/v1/auth/password-reset/confirm", json!({"token": reset, "password": "canary-1", "password_confirm": "x"})).await;
     assert_eq!((weak.status, weak.text.contains("canary")), (400, false));
     let metrics = client.get("/metrics").await.text;
 

@@ -3,6 +3,7 @@
 //!
 //! `make timing` is the long form, with the figures of production: `TIMING_SAMPLES` a class at `TIMING_BCRYPT_COST`.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "the figures are worth seeing")]
 
 #[path = "../it/support/mod.rs"]
 #[expect(dead_code, reason = "the other binary uses the rest")]
@@ -14,8 +15,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use support::client::Answer;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use support::{PASSWORD, TestApp};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use user_service::config::{RegistrationPrivacy, Role};
 
 /// Lanes that measure side by side, each one request at a time.
@@ -133,8 +134,7 @@ async fn no_answer_tells_by_its_time_whether_there_is_an_account() {
         config.identity.even_answer = even_answer;
     })
     .await;
-    let (known, inactive, django) =
-        (app.client.register("Ada").await, app.client.register("Bob").await, app.client.register("Eve").await);
+    let (known, inactive, django) = (app.client.register("Ada").await, app.client.register("Bob").await, app.client.register("Eve").await);
     assert_eq!(app.client.as_user(&inactive).delete("/api/v1/users/profile").await.status, 200);
     let hash = include_str!("../fixtures/django-hash.txt").trim();
     app.sql(&format!("UPDATE credentials SET password_hash = '{hash}' WHERE user_id = '{}'", django.id)).await;
@@ -228,9 +228,13 @@ async fn a_storm_of_2000_logins_a_second_is_refused_at_once_and_delays_nobody_el
     let user = app.client.register("Ada").await;
     let address = app.client.base.strip_prefix("http://").unwrap();
     let body = json!({"email": user.email, "password": "wrong"}).to_string();
-    let login = format!("POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let login = format!(
+        "POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     let until = Instant::now() + Duration::from_secs(5);
-    let storm = join_all((0..400).map(|n| hammer(address, login.as_bytes(), Duration::from_micros(500 * n), Duration::from_millis(200), until)));
+    let storm =
+        join_all((0..400).map(|n| hammer(address, login.as_bytes(), Duration::from_micros(500 * n), Duration::from_millis(200), until)));
     let health = hammer(address, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", Duration::ZERO, Duration::from_millis(10), until);
     let (storm, health) = tokio::join!(storm, health);
     let storm: Vec<_> = storm.into_iter().flatten().collect();

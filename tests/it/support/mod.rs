@@ -266,6 +266,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
         mail: config::Mail { transport: MailTransport::Queue, public_base_url: "https://accounts.example.com".into() },
         app_name: "Test Service".into(),
         shutdown_grace: Duration::from_secs(20),
+        django_database_url: None,
         log: config::Log { format: LogFormat::Pretty, filter: "info,lapin=off,actix_server=off".into() },
     }
 }
