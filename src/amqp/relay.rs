@@ -21,6 +21,7 @@ use crate::infra::mailer;
 use crate::infra::one_time_token::{self, Token};
 use crate::infra::outbox::{self, Lane, Row};
 use crate::infra::smtp::{SendError, Smtp};
+use crate::infra::status::PartState;
 
 /// Well within the 500 ms in which what the outbox holds must leave.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -33,11 +34,13 @@ const MAIL_BATCH: i64 = 8;
 const MAIL_RETRIES: [TimeDelta; 5] =
     [TimeDelta::seconds(30), TimeDelta::minutes(2), TimeDelta::minutes(10), TimeDelta::hours(1), TimeDelta::hours(6)];
 
-/// Relays one lane until `stop`.
-pub async fn relay(app: &App, sender: Sender, stop: &CancellationToken) -> Result<()> {
+/// Relays one lane until `stop`; `name` is the part's, under which health tells when what it needs is down.
+pub async fn relay(app: &App, name: &str, sender: Sender, stop: &CancellationToken) -> Result<()> {
     let mut delays = Delays::default();
     loop {
-        let pause = match relay_batch(app, &sender).await? {
+        let relayed = relay_batch(app, &sender).await?;
+        app.status.set_part(name, if relayed.failed { PartState::Waiting } else { PartState::Running });
+        let pause = match relayed {
             // A full batch means that more is waiting.
             Relayed { taken, failed: false } if taken as i64 == sender.batch() => Duration::ZERO,
             Relayed { failed: false, .. } => {

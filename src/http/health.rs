@@ -147,7 +147,7 @@ pub async fn get_health(app: State, role: actix_web::web::Data<Role>) -> HealthR
         HealthStatus::Unhealthy
     } else if checks.cache == CheckStatus::Unhealthy
         || checks.broker == CheckStatus::Unhealthy
-        || parts.values().any(|part| part.state == "restarting")
+        || parts.values().any(|part| ["restarting", "waiting"].contains(&part.state.as_str()))
     {
         HealthStatus::Degraded
     } else {
@@ -207,7 +207,7 @@ pub async fn get_metrics(app: State) -> HttpResponse {
     metrics::gauge!("database_connections_used").set(used as f64);
     metrics::gauge!("database_connections_open").set(open as f64);
     metrics::gauge!("database_connections_max").set(most as f64);
-    for lane in [outbox::Lane::Amqp, outbox::Lane::Cache] {
+    for lane in [outbox::Lane::Amqp, outbox::Lane::Smtp, outbox::Lane::Cache] {
         let waiting = app.db.read(move |conn| async move { Ok(outbox::count_waiting(conn, lane).await?) }.boxed()).await;
         if let Ok((count, oldest)) = waiting {
             metrics::gauge!("outbox_waiting", "lane" => lane.as_str()).set(count as f64);

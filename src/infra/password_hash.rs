@@ -34,24 +34,21 @@ impl PasswordHasher {
         Ok(Self { cost, permits: Arc::new(Semaphore::new(cores)), waiting: Arc::default(), dummy: dummy.into() })
     }
 
-    /// A place in the queue, or "busy" at once: to be taken before any other work is done for a password, so that a storm
-    /// of logins costs nothing else either.
-    pub fn reserve(&self) -> Result<Place> {
-        Place::take(&self.waiting).ok_or_else(|| {
-            metrics::counter!("password_hash_refused_total").increment(1);
-            Error::unavailable("the password hashing queue is full").with_retry_after(Duration::from_secs(1))
-        })
+    /// "Busy" at once where the queue is full: to be asked before any other work is done for a password, so that a storm of
+    /// logins costs nothing else either.
+    pub fn check_room(&self) -> Result<()> {
+        if self.waiting.load(Ordering::Acquire) < QUEUE { Ok(()) } else { Err(full()) }
     }
 
     pub async fn hash(&self, password: SecretString) -> Result<String> {
         let cost = self.cost;
-        self.run(self.reserve()?, move || bcrypt::non_truncating_hash(password.expose_secret(), cost)).await?.map_err(Error::internal)
+        self.run(move || bcrypt::non_truncating_hash(password.expose_secret(), cost)).await?.map_err(Error::internal)
     }
 
     /// Whether the password fits the hash; without a hash it does not, after the same work.
-    pub async fn verify(&self, place: Place, password: SecretString, hash: Option<String>) -> Result<Fit> {
+    pub async fn verify(&self, password: SecretString, hash: Option<String>) -> Result<Fit> {
         let (dummy, cost) = (Arc::clone(&self.dummy), self.cost);
-        self.run(place, move || match hash {
+        self.run(move || match hash {
             Some(hash) => fit(password.expose_secret(), &hash, cost).unwrap_or_else(|| {
                 // Of a scheme that nobody reads, or unusable: as if there were none.
                 let _ = fit(password.expose_secret(), &dummy, cost);
@@ -66,7 +63,8 @@ impl PasswordHasher {
     }
 
     /// Runs work that takes about as long as a hash, in the same queue.
-    pub async fn run<T: Send + 'static>(&self, place: Place, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let place = Place::take(&self.waiting).ok_or_else(full)?;
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Error::internal)?;
         drop(place);
         let result = tokio::task::spawn_blocking(move || {
@@ -81,6 +79,11 @@ impl PasswordHasher {
 /// Whether a stored hash is of a scheme that is read here.
 pub fn is_readable(hash: &str) -> bool {
     DjangoHash::parse(hash).is_some() || hash.parse::<bcrypt::HashParts>().is_ok()
+}
+
+fn full() -> Error {
+    metrics::counter!("password_hash_refused_total").increment(1);
+    Error::unavailable("the password hashing queue is full").with_retry_after(Duration::from_secs(1))
 }
 
 /// What a comparison found.
@@ -109,8 +112,7 @@ fn fit(password: &str, hash: &str, cost: u32) -> Option<Fit> {
 }
 
 /// A place in the queue, given back when dropped, also by a caller that hangs up.
-#[derive(Debug)]
-pub struct Place(Arc<AtomicUsize>);
+struct Place(Arc<AtomicUsize>);
 
 impl Place {
     fn take(waiting: &Arc<AtomicUsize>) -> Option<Self> {
@@ -133,9 +135,7 @@ mod tests {
     async fn a_password_fits_its_own_hash_only() {
         let hasher = PasswordHasher::new(5).unwrap();
         let hash = hasher.hash("TestPass123!".into()).await.unwrap();
-        let verify = async |password: &str, hash: Option<&str>| {
-            hasher.verify(hasher.reserve().unwrap(), password.into(), hash.map(str::to_owned)).await.unwrap()
-        };
+        let verify = async |password: &str, hash: Option<&str>| hasher.verify(password.into(), hash.map(str::to_owned)).await.unwrap();
         assert_eq!(verify("TestPass123!", Some(&hash)).await, Fit::Yes);
         assert_eq!(verify("TestPass123", Some(&hash)).await, Fit::No);
         assert_eq!(verify(&"x".repeat(72), Some(&hash)).await, Fit::No);

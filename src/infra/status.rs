@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub enum PartState {
     Starting,
     Running,
+    /// What it needs is down.
+    Waiting,
     /// It failed and will be started again.
     Restarting,
     Stopped,

@@ -24,7 +24,7 @@ pub async fn choose(hasher: &PasswordHasher, text: String, personal: Vec<String>
         let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
         Password::choose(&text, &personal)
     };
-    hasher.run(hasher.reserve()?, judging).await
+    hasher.run(judging).await
 }
 
 /// Keeps a hash in the caller's transaction, in place of an older one.

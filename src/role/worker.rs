@@ -45,7 +45,7 @@ pub fn start(app: &App, supervisor: &mut Supervisor) -> Result<Publisher> {
         let app = app.clone();
         supervisor.keep(name, move |stop| {
             let (app, sender) = (app.clone(), sender.clone());
-            async move { relay(&app, sender, &stop).await }
+            async move { relay(&app, name, sender, &stop).await }
         });
     }
     let app = app.clone();

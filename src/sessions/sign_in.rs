@@ -60,9 +60,9 @@ struct Attempt {
 /// Checks address and password.
 pub async fn verify(app: &App, email: &str, password: Password, cause: &Cause) -> Result<Verified> {
     let arrived = Instant::now();
-    let place = app.hasher.reserve()?;
+    app.hasher.check_room()?;
     let attempt = count_and_find(app, email, cause).await?;
-    let fit = app.hasher.verify(place, password.clone().into_secret(), attempt.hash.clone()).await?;
+    let fit = app.hasher.verify(password.clone().into_secret(), attempt.hash.clone()).await?;
     let refused = match (&attempt.card, fit) {
         (None, _) => "unknown_account",
         (Some(_), Fit::No) => "wrong_password",

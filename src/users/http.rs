@@ -85,6 +85,7 @@ pub struct RegisteredBody {
 pub async fn register_user(app: State, origin: Origin, Body(body): Body<Register>) -> Result<CreatedOrAccepted<RegisteredBody>> {
     let (arrived, cause) = (Instant::now(), origin.of_anyone());
     let now = cause.at;
+    app.hasher.check_room()?;
     // Before anything is judged or hashed for it.
     super::count_attempt(&app, &cause).await?;
     let checked = check(&app, body).await?;

@@ -1,5 +1,6 @@
 //! The service while what it depends on is killed. It has a set of services of its own: `make chaos-short`.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "the figures are worth seeing")]
 
 #[path = "../it/support/mod.rs"]
 #[expect(dead_code, reason = "shared with tests/it, which uses more of it")]
@@ -13,10 +14,11 @@ use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, Conf
 use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
+use support::smtp::{MailServer, Mood};
 use support::wait::within;
 use support::{SERVICE_KEY, TestApp, eventually};
 use tokio::process::Command;
-use user_service::config::Broker;
+use user_service::config::{Broker, MailTransport, Role, Smtp};
 
 /// Kills or starts one service of this set.
 async fn services(arguments: &[&str]) {
@@ -89,7 +91,6 @@ async fn delivered(names: &Broker, wanted: &HashSet<usize>) -> (HashSet<usize>, 
     (seen, duplicates)
 }
 
-#[expect(clippy::print_stdout, reason = "figures for whoever runs it")]
 fn report(what: &str, confirmed: &HashSet<usize>, seen: &HashSet<usize>, duplicates: usize) {
     let (lost, invented) = (confirmed.difference(seen).count(), seen.difference(confirmed).count());
     println!(
@@ -265,5 +266,77 @@ async fn a_service_started_before_its_dependencies_comes_up_when_they_do() {
     app.broker().await.request_push(&user.id, "late").await;
     assert_eq!(app.broker().await.delivered().await.message_id().as_deref(), Some("late"));
     drop(healthy);
+    app.stop().await.unwrap();
+}
+
+/// The worker alone, as a process that can be killed, sending mails by SMTP.
+fn mail_worker(app: &TestApp, server: &MailServer) -> tokio::process::Child {
+    let services = support::Services::from_env();
+    let broker = &app.config.broker;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_user-service"));
+    command.env_clear().args(["--role", "worker"]).kill_on_drop(true).stderr(Stdio::null()).envs([
+        ("DATABASE_URL", app.database_url.as_str()),
+        ("REDIS_URL", &services.redis_url),
+        ("REDIS_KEY_PREFIX", &app.config.redis_prefix),
+        ("RABBITMQ_URL", &services.rabbitmq_url),
+        ("RABBITMQ_EXCHANGE", &broker.exchange),
+        ("RABBITMQ_PUSH_QUEUE", &broker.push_queue),
+        ("RABBITMQ_DELIVER_QUEUE", &broker.deliver_queue),
+        ("RABBITMQ_FAILED_QUEUE", &broker.failed_queue),
+        ("RABBITMQ_EMAIL_QUEUE", &broker.email_queue),
+        ("RABBITMQ_DLX_EXCHANGE", &broker.dlx_exchange),
+        ("RABBITMQ_EVENTS_EXCHANGE", &broker.events_exchange),
+        ("JWT_SECRET", "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e"),
+        ("HOST", "127.0.0.1"),
+        ("PORT", "0"),
+        ("MAIL_TRANSPORT", "smtp"),
+        ("SMTP_URL", &format!("smtp://{}", server.address)),
+        ("MAIL_FROM", "no-reply@example.com"),
+    ]);
+    command.spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_5000_registrations_each_gets_its_mail_whatever_happens_to_relay_and_mail_server() {
+    const KILLS: usize = 3;
+    const REGISTRATIONS: usize = 5_000;
+    only_on_a_set_of_its_own();
+    let server = MailServer::start(Mood::Accept).await;
+    let address = server.address;
+    let app = TestApp::start_with(Role::Api, |config| {
+        // The API only writes the rows; whether the server is there it does not know.
+        config.mail.transport = MailTransport::Smtp(Smtp { url: format!("smtp://{address}").into(), from: "no-reply@example.com".into() });
+    })
+    .await;
+    let mut worker = mail_worker(&app, &server);
+    let registering = async {
+        for _ in 0..REGISTRATIONS / 50 {
+            futures_util::future::join_all((0..50).map(|_| app.client.register("Ada"))).await;
+        }
+    };
+    let disturbing = async {
+        for kill in 1..=KILLS {
+            let sent = REGISTRATIONS / 5 * kill;
+            within(Duration::from_secs(180), "mails flow", async || server.mails().len() >= sent).await;
+            worker.kill().await.unwrap();
+            worker = mail_worker(&app, &server);
+            // And in between the server is unwell.
+            let before = server.refused();
+            server.set(Mood::Away);
+            within(Duration::from_secs(60), "the server turns the relay away", async || server.refused() > before).await;
+            server.set(Mood::Accept);
+        }
+    };
+    tokio::join!(registering, disturbing);
+    let waiting = "SELECT count(*) AS n FROM outbox WHERE lane = 'smtp' AND done_at IS NULL";
+    within(Duration::from_secs(180), "every mail is sent", async || app.count(waiting).await == 0).await;
+    let mails = server.mails();
+    let ids: HashSet<_> = mails.iter().map(|mail| mail.header("Message-ID").unwrap().to_owned()).collect();
+    let recipients: HashSet<_> = mails.iter().map(|mail| mail.recipients.clone()).collect();
+    println!("mails: {REGISTRATIONS} registered, {} got one, {} twice, {KILLS} kills", recipients.len(), mails.len() - ids.len());
+    assert_eq!((recipients.len(), ids.len()), (REGISTRATIONS, REGISTRATIONS));
+    assert!(mails.len() - ids.len() <= KILLS * 8, "more than a relay's batch a kill came twice");
+    assert_eq!(app.count("SELECT count(*) AS n FROM outbox WHERE failed_at IS NOT NULL OR attempts > 1").await, 0);
+    worker.kill().await.unwrap();
     app.stop().await.unwrap();
 }

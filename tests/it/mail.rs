@@ -98,15 +98,20 @@ async fn a_mail_server_that_is_down_delays_no_registration_and_loses_no_mail() {
         users.push(app.client.register("Ada").await);
     }
     assert_eq!(app.client.post("/api/v1/auth/password-reset", json!({"email": users[0].email})).await.status, 200);
+    let degraded = async || app.client.get("/health").await.json()["status"] == "degraded";
+    eventually("health says so", degraded).await;
     let server = MailServer::listen(TcpListener::bind(address).await.unwrap(), Mood::Accept);
     eventually("every mail arrives", async || server.mails().len() >= 21).await;
     let recipients: std::collections::HashSet<_> = server.mails().iter().flat_map(|mail| mail.recipients.clone()).collect();
     assert_eq!(recipients.len(), 20);
-    assert_eq!(
-        app.count("SELECT count(*) AS n FROM outbox WHERE attempts > 1 OR failed_at IS NOT NULL").await,
-        0,
-        "an outage used attempts up"
-    );
+    server.set(Mood::Away);
+    app.client.register("Bob").await;
+    eventually("the server turns the relay away", async || server.refused() > 0).await;
+    server.set(Mood::Accept);
+    eventually("that mail arrives too", async || server.mails().len() >= 22).await;
+    let used_up = "SELECT count(*) AS n FROM outbox WHERE attempts > 1 OR failed_at IS NOT NULL";
+    assert_eq!(app.count(used_up).await, 0, "an outage used attempts up");
+    eventually("health recovers", async || app.client.get("/health").await.json()["status"] == "healthy").await;
     app.stop().await.unwrap();
 }
 

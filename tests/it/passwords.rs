@@ -8,7 +8,7 @@ const NEW: &str = "another-Pass-77";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_password_ends_every_other_session_at_once_and_keeps_this_one() {
     let app = TestApp::api().await;
-    for _ in 0..20 {
+    for _ in 0..100 {
         let user = app.client.register("Ada").await;
         let login = json!({"email": user.email, "password": PASSWORD});
         let others = join_all((0..5).map(|_| app.client.post("/api/v1/auth/login", login.clone()))).await;

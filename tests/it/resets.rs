@@ -140,3 +140,30 @@ async fn the_pages_behind_the_links_work_without_script_and_use_nothing_up_when_
     assert_eq!(app.client.get("/pages.css").await.header("content-type"), Some("text/css; charset=utf-8"));
     app.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_and_a_deactivation_end_every_session_at_once() {
+    let app = TestApp::api().await;
+    for round in 0..100 {
+        let user = app.client.register("Ada").await;
+        let login = json!({"email": user.email, "password": PASSWORD});
+        let sessions = join_all((0..5).map(|_| app.client.post("/api/v1/auth/login", login.clone()))).await;
+        let sessions: Vec<_> = sessions.iter().map(Answer::data).collect();
+        for session in &sessions {
+            // Known as alive to the cache.
+            assert_eq!(app.client.bearer(session["access_token"].as_str().unwrap()).get("/api/v1/auth/validate").await.status, 200);
+        }
+        if round % 2 == 0 {
+            assert_eq!(app.client.as_user(&user).delete("/api/v1/users/profile").await.status, 200);
+        } else {
+            ask(&app, &user.email).await;
+            assert_eq!(confirm(&app, &app.newest_link(&user.id, Purpose::PasswordReset).await, NEW).await.status, 200);
+        }
+        for session in &sessions {
+            let access = app.client.bearer(session["access_token"].as_str().unwrap()).get("/api/v1/auth/validate").await;
+            let refresh = app.client.post("/api/v1/auth/refresh", json!({"refresh_token": session["refresh_token"]})).await;
+            assert_eq!((access.status, refresh.status), (401, 401), "a session outlived round {round}");
+        }
+    }
+    app.stop().await.unwrap();
+}

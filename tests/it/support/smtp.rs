@@ -1,6 +1,7 @@
 //! A mail server (RFC 5321) that takes what it is sent, or does what a bad day brings.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -17,6 +18,8 @@ pub enum Mood {
     Refuse,
     /// Takes the mail and closes without an answer.
     Drop,
+    /// Closes each connection at once.
+    Away,
 }
 
 /// A mail as it arrived.
@@ -43,6 +46,7 @@ pub struct MailServer {
     pub address: SocketAddr,
     mood: Arc<Mutex<Mood>>,
     mails: Arc<Mutex<Vec<Mail>>>,
+    refused: Arc<AtomicUsize>,
     talks: TaskTracker,
 }
 
@@ -56,11 +60,16 @@ impl MailServer {
             address: listener.local_addr().unwrap(),
             mood: Arc::new(Mutex::new(mood)),
             mails: Arc::default(),
+            refused: Arc::default(),
             talks: TaskTracker::new(),
         };
         let accepting = server.clone();
         server.talks.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                if accepting.mood() == Mood::Away {
+                    accepting.refused.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
                 let server = accepting.clone();
                 accepting.talks.spawn(async move {
                     let _ = server.talk(stream).await;
@@ -72,6 +81,15 @@ impl MailServer {
 
     pub fn set(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
+    }
+
+    /// How many connections it turned away.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    fn mood(&self) -> Mood {
+        *self.mood.lock().unwrap()
     }
 
     pub fn mails(&self) -> Vec<Mail> {
@@ -92,7 +110,7 @@ impl MailServer {
                     received.push('\n');
                     continue;
                 }
-                let mood = *self.mood.lock().unwrap();
+                let mood = self.mood();
                 let mail = Mail { recipients: std::mem::take(&mut recipients), text: text.take().unwrap() };
                 if matches!(mood, Mood::Accept | Mood::Drop) {
                     self.mails.lock().unwrap().push(mail);
@@ -101,7 +119,7 @@ impl MailServer {
                     Mood::Accept => write.write_all(b"250 taken\r\n").await?,
                     Mood::Defer => write.write_all(b"451 later\r\n").await?,
                     Mood::Refuse => write.write_all(b"550 never\r\n").await?,
-                    Mood::Drop => return Ok(()),
+                    Mood::Drop | Mood::Away => return Ok(()),
                 }
                 continue;
             }
