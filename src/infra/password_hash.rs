@@ -13,6 +13,10 @@ use crate::error::{Error, Result};
 /// Waiting beyond this answers "busy" at once.
 const QUEUE: usize = 64;
 
+/// Requests that may be on their way to each free place of the queue: they are counted against their limits and their account
+/// is looked up, which sends most of a guesser's away.
+const ADMITTED_A_PLACE: usize = 5;
+
 /// The longest password bcrypt reads whole; longer ones would be cut silently.
 pub const MAX_BYTES: usize = 71;
 
@@ -22,6 +26,7 @@ pub struct PasswordHasher {
     cost: u32,
     permits: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
+    admitted: Arc<AtomicUsize>,
     /// What an unknown user's password is compared with, so that it takes as long as a known one's.
     dummy: Arc<str>,
 }
@@ -31,13 +36,14 @@ impl PasswordHasher {
     pub fn new(cost: u32) -> Result<Self> {
         let dummy = bcrypt::non_truncating_hash("no password hashes to this one", cost).map_err(Error::internal)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { cost, permits: Arc::new(Semaphore::new(cores)), waiting: Arc::default(), dummy: dummy.into() })
+        Ok(Self { cost, permits: Arc::new(Semaphore::new(cores)), waiting: Arc::default(), admitted: Arc::default(), dummy: dummy.into() })
     }
 
-    /// "Busy" at once where the queue is full: to be asked before any other work is done for a password, so that a storm of
-    /// logins costs nothing else either.
-    pub fn check_room(&self) -> Result<()> {
-        if self.waiting.load(Ordering::Acquire) < QUEUE { Ok(()) } else { Err(full()) }
+    /// Lets a request begin that will need a hash, or says "busy" at once: to be asked before any other work is done for a
+    /// password, so that a storm of logins costs nothing else either. Held until the hash is asked for.
+    pub fn admit(&self) -> Result<Place> {
+        let free = QUEUE.saturating_sub(self.waiting.load(Ordering::Acquire));
+        Place::take(&self.admitted, free * ADMITTED_A_PLACE).ok_or_else(full)
     }
 
     pub async fn hash(&self, password: SecretString) -> Result<String> {
@@ -64,7 +70,7 @@ impl PasswordHasher {
 
     /// Runs work that takes about as long as a hash, in the same queue.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let place = Place::take(&self.waiting).ok_or_else(full)?;
+        let place = Place::take(&self.waiting, QUEUE).ok_or_else(full)?;
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Error::internal)?;
         drop(place);
         let result = tokio::task::spawn_blocking(move || {
@@ -112,12 +118,13 @@ fn fit(password: &str, hash: &str, cost: u32) -> Option<Fit> {
 }
 
 /// A place in the queue, given back when dropped, also by a caller that hangs up.
-struct Place(Arc<AtomicUsize>);
+#[derive(Debug)]
+pub struct Place(Arc<AtomicUsize>);
 
 impl Place {
-    fn take(waiting: &Arc<AtomicUsize>) -> Option<Self> {
-        let took = waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| (waiting < QUEUE).then_some(waiting + 1));
-        took.ok().map(|_| Self(Arc::clone(waiting)))
+    fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let took = taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < most).then_some(taken + 1));
+        took.ok().map(|_| Self(Arc::clone(taken)))
     }
 }
 

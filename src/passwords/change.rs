@@ -33,7 +33,7 @@ pub struct NewPassword {
 
 /// Counts the attempt and checks the current password.
 pub async fn check_current(app: &App, session: Session, current: Password, now: DateTime<Utc>) -> Result<Checked> {
-    app.hasher.check_room()?;
+    let admitted = app.hasher.admit()?;
     let (keys, limit) = (app.keys.clone(), app.config.limits.password_change);
     let reading = app.db.read(move |conn| {
         async move {
@@ -43,6 +43,7 @@ pub async fn check_current(app: &App, session: Session, current: Password, now: 
         .boxed()
     });
     let (card, hash) = reading.await?;
+    drop(admitted);
     let fit = app.hasher.verify(current.into_secret(), hash.clone()).await?;
     match (card, hash) {
         (Some(card), Some(hash)) if fit != Fit::No => Ok(Checked { card, hash }),

@@ -60,8 +60,9 @@ struct Attempt {
 /// Checks address and password.
 pub async fn verify(app: &App, email: &str, password: Password, cause: &Cause) -> Result<Verified> {
     let arrived = Instant::now();
-    app.hasher.check_room()?;
+    let admitted = app.hasher.admit()?;
     let attempt = count_and_find(app, email, cause).await?;
+    drop(admitted);
     let fit = app.hasher.verify(password.clone().into_secret(), attempt.hash.clone()).await?;
     let refused = match (&attempt.card, fit) {
         (None, _) => "unknown_account",

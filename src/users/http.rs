@@ -85,9 +85,10 @@ pub struct RegisteredBody {
 pub async fn register_user(app: State, origin: Origin, Body(body): Body<Register>) -> Result<CreatedOrAccepted<RegisteredBody>> {
     let (arrived, cause) = (Instant::now(), origin.of_anyone());
     let now = cause.at;
-    app.hasher.check_room()?;
+    let admitted = app.hasher.admit()?;
     // Before anything is judged or hashed for it.
     super::count_attempt(&app, &cause).await?;
+    drop(admitted);
     let checked = check(&app, body).await?;
     let registration = hash(&app, checked).await?;
     let (config, keys) = (app.config.clone(), app.keys.clone());
