@@ -271,23 +271,8 @@ async fn a_service_started_before_its_dependencies_comes_up_when_they_do() {
 
 /// The worker alone, as a process that can be killed, sending mails by SMTP.
 fn mail_worker(app: &TestApp, server: &MailServer) -> tokio::process::Child {
-    let services = support::Services::from_env();
-    let broker = &app.config.broker;
     let mut command = Command::new(env!("CARGO_BIN_EXE_user-service"));
-    command.env_clear().args(["--role", "worker"]).kill_on_drop(true).stderr(Stdio::null()).envs([
-        ("DATABASE_URL", app.database_url.as_str()),
-        ("REDIS_URL", &services.redis_url),
-        ("REDIS_KEY_PREFIX", &app.config.redis_prefix),
-        ("RABBITMQ_URL", &services.rabbitmq_url),
-        ("RABBITMQ_EXCHANGE", &broker.exchange),
-        ("RABBITMQ_PUSH_QUEUE", &broker.push_queue),
-        ("RABBITMQ_DELIVER_QUEUE", &broker.deliver_queue),
-        ("RABBITMQ_FAILED_QUEUE", &broker.failed_queue),
-        ("RABBITMQ_EMAIL_QUEUE", &broker.email_queue),
-        ("RABBITMQ_DLX_EXCHANGE", &broker.dlx_exchange),
-        ("RABBITMQ_EVENTS_EXCHANGE", &broker.events_exchange),
-        ("JWT_SECRET", "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e"),
-        ("HOST", "127.0.0.1"),
+    command.env_clear().args(["--role", "worker"]).kill_on_drop(true).stderr(Stdio::null()).envs(app.variables()).envs([
         ("PORT", "0"),
         ("MAIL_TRANSPORT", "smtp"),
         ("SMTP_URL", &format!("smtp://{}", server.address)),

@@ -10,12 +10,7 @@ const DUMP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/django/u
 async fn users(app: &TestApp, arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let run = Command::new(env!("CARGO_BIN_EXE_user-service"))
         .env_clear()
-        .envs([
-            ("DATABASE_URL", app.database_url.as_str()),
-            ("REDIS_URL", &Services::from_env().redis_url),
-            ("REDIS_KEY_PREFIX", &app.config.redis_prefix),
-            ("JWT_SECRET", "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e"),
-        ])
+        .envs(app.variables())
         .envs(variables.iter().copied())
         .arg("users")
         .args(arguments)

@@ -7,7 +7,7 @@ use lapin::BasicProperties;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::support::{Client, PASSWORD, Services, TestApp, eventually};
+use crate::support::{Client, PASSWORD, SECRET, Services, TestApp, eventually};
 
 fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_user-service"));
@@ -19,8 +19,6 @@ async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, St
     let Output { status, stdout, stderr } = binary().args(arguments).envs(variables.iter().copied()).output().await.unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
-
-const SECRET: &str = "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_configuration_is_one_message_exit_code_2_and_no_connection() {
@@ -78,38 +76,37 @@ async fn eight_processes_migrate_one_empty_database_at_once() {
     app.stop().await.unwrap();
 }
 
-/// The binary itself in both roles, on this test's database and queues, ready.
-async fn serve(names: &TestApp, variables: &[(&str, &str)]) -> (tokio::process::Child, Client, String) {
-    let services = Services::from_env();
-    let broker = &names.config.broker;
+/// The binary itself, running in both roles.
+struct Serving {
+    pid: u32,
+    client: Client,
+    port: String,
+    output: tokio::task::JoinSet<std::io::Result<Output>>,
+}
+
+impl Serving {
+    /// Asks it to stop, and gives what it logged.
+    async fn terminate(self) -> Output {
+        assert!(Command::new("kill").args(["-TERM", &self.pid.to_string()]).status().await.unwrap().success());
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.output.join_all()).await;
+        ended.expect("it did not end within 30 s").remove(0).unwrap()
+    }
+}
+
+/// On this test's database and queues, ready.
+async fn serve(names: &TestApp, variables: &[(&str, &str)]) -> Serving {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let mut command = binary();
-    command.envs([
-        ("DATABASE_URL", names.database_url.as_str()),
-        ("REDIS_URL", &services.redis_url),
-        ("RABBITMQ_URL", &services.rabbitmq_url),
-        ("JWT_SECRET", SECRET),
-        ("HOST", "127.0.0.1"),
-        ("PORT", &port),
-        ("REDIS_KEY_PREFIX", &names.config.redis_prefix),
-        ("RABBITMQ_EXCHANGE", &broker.exchange),
-        ("RABBITMQ_PUSH_QUEUE", &broker.push_queue),
-        ("RABBITMQ_DELIVER_QUEUE", &broker.deliver_queue),
-        ("RABBITMQ_FAILED_QUEUE", &broker.failed_queue),
-        ("RABBITMQ_EMAIL_QUEUE", &broker.email_queue),
-        ("RABBITMQ_DLX_EXCHANGE", &broker.dlx_exchange),
-        ("RABBITMQ_EVENTS_EXCHANGE", &broker.events_exchange),
-    ]);
+    command.envs(names.variables()).env("PORT", &port);
     let process = command.envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = process.id().unwrap();
+    // Read from the beginning: a full pipe would stop the process.
+    let output = tokio::task::JoinSet::from_iter([process.wait_with_output()]);
     let client = Client::new(format!("http://127.0.0.1:{port}"));
     let http = reqwest::Client::new();
     let ready = format!("{}/health/ready", client.base);
     eventually("the process is ready", async || http.get(&ready).send().await.is_ok_and(|answer| answer.status() == 200)).await;
-    (process, client, port)
-}
-
-async fn terminate(pid: u32) {
-    assert!(Command::new("kill").args(["-TERM", &pid.to_string()]).status().await.unwrap().success());
+    Serving { pid, client, port, output }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,11 +114,9 @@ async fn sigterm_finishes_what_was_accepted_and_exits_0() {
     let names = TestApp::start().await;
     let broker = names.config.broker.clone();
     let (user, test_broker) = (names.client.register("Ada").await, names.broker().await);
-    let (process, _client, port) = serve(&names, &[]).await;
-    let pid = process.id().unwrap();
-    let output = tokio::task::JoinSet::from_iter([process.wait_with_output()]);
+    let serving = serve(&names, &[]).await;
     // A container's health check knows the port and no secret.
-    let healthcheck = run(&["healthcheck"], &[("PORT", &port)]).await;
+    let healthcheck = run(&["healthcheck"], &[("PORT", &serving.port)]).await;
     assert_eq!(healthcheck.0, Some(0), "{healthcheck:?}");
     assert_eq!(run(&["healthcheck"], &[("PORT", "1")]).await.0, Some(1), "nobody listens there");
     for n in 0..500 {
@@ -132,10 +127,7 @@ async fn sigterm_finishes_what_was_accepted_and_exits_0() {
             )
             .await;
     }
-    terminate(pid).await;
-    let ended =
-        tokio::time::timeout(Duration::from_secs(30), output.join_all()).await.expect("it did not end within 30 s").remove(0).unwrap();
-    assert_eq!(ended.status.code(), Some(0));
+    assert_eq!(serving.terminate().await.status.code(), Some(0));
     let delivered = test_broker.receive(&broker.deliver_queue, 500).await;
     let ids: std::collections::HashSet<_> = delivered.iter().filter_map(crate::support::broker::Received::message_id).collect();
     assert_eq!(ids.len(), 500, "a confirmed request was lost or doubled");
@@ -150,9 +142,8 @@ async fn secrets_stand_in_no_log_line_metric_error_or_row_however_much_is_logged
     let mut broker_names = names.config.broker.clone();
     broker_names.url = Some(Services::from_env().rabbitmq_url.into());
     let broker = crate::support::TestBroker::connect(broker_names).await;
-    let (process, client, _port) = serve(&names, &[("RUST_LOG", "trace")]).await;
-    let pid = process.id().unwrap();
-    let output = tokio::task::JoinSet::from_iter([process.wait_with_output()]);
+    let serving = serve(&names, &[("RUST_LOG", "trace")]).await;
+    let client = serving.client.clone();
 
     let user = client.register("Ada").await;
     let login = client.post("/api/v1/auth/login", json!({"email": user.email, "password": PASSWORD})).await.data();
@@ -173,8 +164,7 @@ async fn secrets_stand_in_no_log_line_metric_error_or_row_however_much_is_logged
     assert_eq!((weak.status, weak.text.contains("canary")), (400, false));
     let metrics = client.get("/metrics").await.text;
 
-    terminate(pid).await;
-    let output = output.join_all().await.remove(0).unwrap();
+    let output = serving.terminate().await;
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(log.lines().count() > 20, "nothing was logged:\n{log}");
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();

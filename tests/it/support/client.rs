@@ -1,5 +1,7 @@
 //! HTTP as an app or sibling service speaks it; redirects are not followed, because their clients do not either.
 
+use std::time::Duration;
+
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
@@ -53,7 +55,7 @@ pub struct TestUser {
 
 impl Client {
     pub fn new(base: String) -> Self {
-        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(Duration::from_secs(60)).build().unwrap();
         Self { base, http, headers: Vec::new() }
     }
 

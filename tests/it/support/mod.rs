@@ -25,6 +25,7 @@ pub use wait::eventually;
 pub const SERVICE_KEY: &str = "usk_test_reader";
 pub const WEAK_SERVICE_KEY: &str = "usk_test_writer_only";
 pub const PASSWORD: &str = "TestPass123!";
+pub const SECRET: &str = "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e";
 
 /// Addresses of the real services.
 pub struct Services {
@@ -191,6 +192,30 @@ impl TestApp {
     }
 }
 
+impl TestApp {
+    /// What the binary is to be told to work on the same database, cache and queues.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let (services, broker) = (Services::from_env(), &self.config.broker);
+        [
+            ("DATABASE_URL", &self.database_url),
+            ("REDIS_URL", &services.redis_url),
+            ("REDIS_KEY_PREFIX", &self.config.redis_prefix),
+            ("RABBITMQ_URL", &services.rabbitmq_url),
+            ("RABBITMQ_EXCHANGE", &broker.exchange),
+            ("RABBITMQ_PUSH_QUEUE", &broker.push_queue),
+            ("RABBITMQ_DELIVER_QUEUE", &broker.deliver_queue),
+            ("RABBITMQ_FAILED_QUEUE", &broker.failed_queue),
+            ("RABBITMQ_EMAIL_QUEUE", &broker.email_queue),
+            ("RABBITMQ_DLX_EXCHANGE", &broker.dlx_exchange),
+            ("RABBITMQ_EVENTS_EXCHANGE", &broker.events_exchange),
+            ("JWT_SECRET", &SECRET.to_owned()),
+            ("HOST", &"127.0.0.1".to_owned()),
+        ]
+        .map(|(name, value)| (name, value.clone()))
+        .into()
+    }
+}
+
 impl Drop for TestApp {
     fn drop(&mut self) {
         self.stop.cancel();
@@ -232,7 +257,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
             trusted_proxy_count: 1,
         },
         identity: config::Identity {
-            jwt_secret: Some(SecretString::from("kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e")),
+            jwt_secret: Some(SecretString::from(SECRET)),
             jwt_private_key_file: None,
             app_secret: None,
             app_secret_previous: None,
