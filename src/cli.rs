@@ -97,6 +97,12 @@ async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
     let app = App::new(config, role, Clock::default())?;
     let stop = CancellationToken::new();
     let signals = actix_rt::spawn(supervisor::watch_signals(stop.clone()));
+    if app.config.mail.is_unprotected(&app.config.http.host) {
+        tracing::warn!(
+            url = app.config.mail.public_base_url,
+            "mailed links lead here, without TLS: set PUBLIC_BASE_URL to where people reach this service"
+        );
+    }
     tracing::info!(address, ?role, version = env!("CARGO_PKG_VERSION"), "serving");
     let ended = role::run(app, role, listener, stop).await;
     signals.abort();

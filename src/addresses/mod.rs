@@ -58,11 +58,13 @@ pub async fn request_change(app: &App, session: Session, email: EmailAddress, cu
     if email.as_str() == card.email {
         return Ok(());
     }
-    let config = app.config.clone();
+    let (config, keys) = (app.config.clone(), app.keys.clone());
     let writing = app.db.write(move |tx| {
         async move {
             let owner = card::find_id_by_email_key(tx, &email.key()).await?;
-            if owner.is_none_or(|owner| owner == card.user_id) {
+            // Nobody's mailbox is filled by somebody who has an account here.
+            let within = throttle::is_within(tx, &keys, "EMAIL_CHANGE", &email.key(), config.limits.reset_account, cause.at).await?;
+            if within && owner.is_none_or(|owner| owner == card.user_id) {
                 let to = Recipient { address: email.as_str().to_owned(), ..card.recipient() };
                 mailer::send_link(tx, Template::EmailChange, Purpose::EmailChange, to, &config, &cause).await?;
             }

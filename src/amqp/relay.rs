@@ -144,7 +144,7 @@ async fn relay_batch(app: &App, sender: &Sender) -> Result<Relayed> {
         async move {
             let rows = outbox::list_due(tx, sender.lane(), now, sender.batch()).await?;
             let taken = rows.len();
-            let rows = make_ready(tx, &app, rows, now).await?;
+            let rows = make_ready(tx, &app, rows, sender.lane().as_str(), now).await?;
             let results = sender.send(&rows).await;
             let failed = settle(tx, &sender, &rows, results, now).await?;
             Ok(Relayed { taken, failed })
@@ -162,7 +162,7 @@ struct Ready {
 }
 
 /// Writes the tokens into the links. A mail whose link is dead by now is given up.
-async fn make_ready(tx: &mut Tx, app: &App, rows: Vec<Row>, now: DateTime<Utc>) -> Result<Vec<Ready>> {
+async fn make_ready(tx: &mut Tx, app: &App, rows: Vec<Row>, lane: &'static str, now: DateTime<Utc>) -> Result<Vec<Ready>> {
     let ids: Vec<Uuid> = rows.iter().filter_map(|row| row.one_time_token_id).collect();
     let found = if ids.is_empty() { Vec::new() } else { one_time_token::list(tx, &ids).await? };
     let tokens: HashMap<Uuid, Token> = found.into_iter().map(|token| (token.id, token)).collect();
@@ -172,15 +172,18 @@ async fn make_ready(tx: &mut Tx, app: &App, rows: Vec<Row>, now: DateTime<Utc>) 
             ready.push(Ready { row, expires_in: None });
             continue;
         };
-        match tokens.get(&id).filter(|token| token.is_live(now)) {
-            Some(token) => {
-                row.payload = mailer::complete(&row.payload, &token.seal(&app.keys))?;
+        let Some(token) = tokens.get(&id).filter(|token| token.is_live(now)) else {
+            tracing::info!(row = %row.id, "a mail is not sent: its link was used, replaced or has expired");
+            outbox::update_given_up(tx, row.id, now, "the link was used, replaced or has expired").await?;
+            continue;
+        };
+        match mailer::complete(&row.payload, &token.seal(&app.keys)) {
+            Ok(payload) => {
+                row.payload = payload;
                 ready.push(Ready { row, expires_in: Some(token.expires_at - now) });
             }
-            None => {
-                tracing::info!(row = %row.id, "a mail is not sent: its link was used, replaced or has expired");
-                outbox::update_given_up(tx, row.id, now, "the link was used, replaced or has expired").await?;
-            }
+            // One row that cannot be read must not hold back all others.
+            Err(error) => give_up(tx, &row, lane, &error.chain(), now).await?,
         }
     }
     Ok(ready)

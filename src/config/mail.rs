@@ -50,6 +50,12 @@ impl Mail {
         };
         Self { transport, public_base_url }
     }
+
+    /// Whether links go out that others than this machine follow, in the clear or to nowhere.
+    pub fn is_unprotected(&self, host: &str) -> bool {
+        let served_to_others = !matches!(host, "127.0.0.1" | "::1" | "localhost");
+        served_to_others && self.public_base_url.starts_with("http://")
+    }
 }
 
 impl Smtp {

@@ -121,6 +121,9 @@ async fn without_any_worker_or_broker_the_whole_flow_answers_and_the_mails_leave
     let database = fresh_database(&services).await;
     // An API process has no broker at all.
     let api = TestApp::start_on(services, database.clone(), Role::Api, |_| {}).await;
+    api.client.register("Bob").await;
+    // A row that cannot be read holds back no other.
+    api.sql("UPDATE outbox SET payload = 'junk' WHERE routing_key = 'email'").await;
     let user = api.client.register("Ada").await;
     assert_eq!(api.client.post("/api/v1/auth/password-reset", json!({"email": user.email})).await.status, 200);
     let stopped = api.halt().await;
@@ -132,5 +135,6 @@ async fn without_any_worker_or_broker_the_whole_flow_answers_and_the_mails_leave
     let broker = worker.broker().await;
     assert_eq!(broker.mail("email_verification").await.json()["variables"]["email"], json!(user.email));
     assert_eq!(broker.mail("password_reset").await.json()["variables"]["email"], json!(user.email));
+    assert_eq!(worker.count("SELECT count(*) AS n FROM outbox WHERE failed_at IS NOT NULL").await, 1);
     worker.stop().await.unwrap();
 }
