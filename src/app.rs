@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::{Config, Role};
 use crate::error::Result;
 use crate::infra::access_token::AccessTokens;
+use crate::infra::breaker::Breaker;
 use crate::infra::cache::Cache;
 use crate::infra::clock::Clock;
 use crate::infra::db::Database;
@@ -37,6 +38,7 @@ impl App {
     pub fn new(config: Config, role: Role, clock: Clock) -> Result<Self> {
         let cache = Cache::new(&config.redis_url, &config.redis_prefix)?;
         let pool = Database::new(&config.database, cache.clone())?;
+        let status = Status::default();
         // So that neither part starves the other: 30 and 15 of the usual 50, the rest to spare. A part that runs alone
         // gets all, but for what health asks of a worker.
         let size = config.database.pool_size;
@@ -45,9 +47,10 @@ impl App {
             Role::Worker => ((size / 5).max(1), size - size / 5),
             Role::Both => ((size * 3 / 5).max(1), (size * 3 / 10).max(1)),
         };
+        let breaker = role.has_worker().then(|| Breaker::new("database", config.breaker_open, status.clone()));
         Ok(Self {
             db: pool.api_share(api),
-            worker_db: pool.worker_share(worker),
+            worker_db: pool.worker_share(worker, breaker),
             cache,
             access_tokens: AccessTokens::new(&config.identity)?,
             keys: {
@@ -56,7 +59,7 @@ impl App {
             },
             hasher: PasswordHasher::new(config.identity.bcrypt_cost)?,
             clock,
-            status: Status::default(),
+            status,
             config: Arc::new(config),
         })
     }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod dead_letters;
 mod keys;
 mod users;
 
@@ -50,6 +51,11 @@ enum Command {
         #[command(subcommand)]
         command: keys::Command,
     },
+    /// Look at push requests that died, have them decided anew, or throw them away
+    DeadLetters {
+        #[command(subcommand)]
+        command: dead_letters::Command,
+    },
     /// Import, export and erase accounts
     Users {
         #[command(subcommand)]
@@ -80,6 +86,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             print("The configuration is complete.")
         }
         Command::Keys { command } => keys::run(command),
+        Command::DeadLetters { command } => dead_letters::run(command).await,
         Command::Users { command } => users::run(command).await,
         Command::Healthcheck => healthcheck(Config::port_from_env()?).await,
     }

@@ -11,6 +11,7 @@ mod reader;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use secrecy::SecretString;
 
 pub use broker::{Broker, Declare, QueueType};
@@ -51,6 +52,10 @@ pub struct Config {
     pub identity: Identity,
     pub service_keys: Vec<ServiceKey>,
     pub limits: Limits,
+    /// How long the inbox knows a push request again.
+    pub inbox_retention: TimeDelta,
+    /// How long the worker leaves a dependency alone that failed five times in a row.
+    pub breaker_open: Duration,
     pub mail: Mail,
     /// How mails call this installation.
     pub app_name: String,
@@ -212,6 +217,8 @@ impl Config {
                 refresh_session: env.limit("LIMIT_REFRESH_SESSION", 30, 60),
                 password_change: env.limit("LIMIT_PASSWORD_CHANGE", 5, 60),
             },
+            inbox_retention: TimeDelta::hours(env.number("INBOX_RETENTION_HOURS", 24, 1..=720)),
+            breaker_open: env.seconds("BREAKER_OPEN_SECONDS", Duration::from_secs(60), 1..=600),
             mail: Mail::read(&mut env, port),
             app_name: env.text("APP_NAME", "User Service"),
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(25), 1..=600),

@@ -43,10 +43,12 @@
 //! reader who fetched the old card cannot put it back ([`infra::cache`]).
 //!
 //! **A push request from queue to queue.** The [consumer loop](amqp::consumer) takes what is waiting as a batch.
-//! [`push::amqp`] parses it, and [`push::process`] reads every user's card, believed only if its version is the
-//! database's ([`card::read_current`]), and asks the pure function [`push::decision::decide`]. Deliveries are
-//! [published](amqp::publisher) and their confirms awaited together; skips are announced and dead letters copied by
-//! outbox rows; the transaction is committed; then the messages are acknowledged. What cannot be settled now is held.
+//! [`push::amqp`] parses it and looks it up in the inbox: a copy has its outcome already. For the rest [`push::process`]
+//! reads every user's card, believed only if its version is the database's ([`card::read_current`]), and asks the pure
+//! function [`push::decision::decide`]. Deliveries are [published](amqp::publisher) and their confirms awaited together; skips
+//! are announced and dead letters copied by outbox rows; what became of each is filed in the inbox; the transaction is
+//! committed; then the messages are acknowledged. What cannot be settled now is held; what we failed on waits in its row, and
+//! [dead letters](push::dead_letters) can be decided anew.
 //!
 //! # Deliberately absent
 //!

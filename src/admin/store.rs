@@ -7,7 +7,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::infra::schema::{credentials, one_time_tokens, outbox, preferences, push_tokens, sessions, users};
+use crate::infra::schema::{credentials, one_time_tokens, outbox, preferences, push_inbox, push_tokens, sessions, users};
 
 #[derive(QueryableByName)]
 struct Found {
@@ -92,8 +92,11 @@ pub async fn delete_belongings(conn: &mut AsyncPgConnection, user_id: Uuid) -> Q
 /// Deletes messages about the user, sent or not, also copies of dead letters that only name the id in their body.
 pub async fn delete_messages(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<usize> {
     let about = diesel::delete(outbox::table.filter(outbox::user_id.eq(user_id))).execute(conn).await?;
+    let asked = diesel::delete(push_inbox::table.filter(push_inbox::user_id.eq(user_id))).execute(conn).await?;
+    let unread = "DELETE FROM push_inbox WHERE body IS NOT NULL AND position(convert_to($1::text, 'UTF8') IN body) > 0";
+    let unread = diesel::sql_query(unread).bind::<SqlUuid, _>(user_id).execute(conn).await?;
     let naming = "DELETE FROM outbox WHERE lane <> 'cache' AND position(convert_to($1::text, 'UTF8') IN payload) > 0";
-    Ok(about + diesel::sql_query(naming).bind::<SqlUuid, _>(user_id).execute(conn).await?)
+    Ok(about + asked + unread + diesel::sql_query(naming).bind::<SqlUuid, _>(user_id).execute(conn).await?)
 }
 
 /// Everything that is stored about a user, except what could be used in their place: hashes.
@@ -108,6 +111,8 @@ pub async fn find_everything(conn: &mut AsyncPgConnection, user_id: Uuid, now: D
         'links', (SELECT coalesce(jsonb_agg(to_jsonb(t) - 'user_id' - 'id'), '[]') FROM one_time_tokens t WHERE user_id = u.id),
         'messages', (SELECT coalesce(jsonb_agg(jsonb_build_object('created_at', created_at, 'sent_at', done_at, 'routing_key', routing_key,
             'body', convert_from(payload, 'UTF8'))), '[]') FROM outbox WHERE user_id = u.id AND lane <> 'cache'),
+        'push_requests', (SELECT coalesce(jsonb_agg(to_jsonb(t) - 'user_id' - 'fingerprint' - 'body'
+            || jsonb_build_object('body', encode(body, 'escape'))), '[]') FROM push_inbox t WHERE user_id = u.id),
         'audit_log', (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY at), '[]') FROM audit_log t
             WHERE subject_id = u.id OR actor_id = u.id::text)) AS found
       FROM users u WHERE u.id = $1";

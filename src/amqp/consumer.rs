@@ -30,11 +30,15 @@ const MAX_BATCH: usize = 256;
 /// And the most bytes, so that a few hundred oversized messages do not meet in one transaction.
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 const COUNT_INTERVAL: Duration = Duration::from_secs(15);
+const CHANNEL_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Settles messages, a batch at a time.
 pub trait Consumer: Send + Sync {
     /// One disposition for each message, in order. One bad message never fails its batch.
     fn settle(&self, batch: Arc<[Incoming]>) -> impl Future<Output = Vec<Disposition>> + Send;
+
+    /// Waits while something that it needs is left alone; `false`: nothing was.
+    fn ready(&self) -> impl Future<Output = bool> + Send;
 }
 
 /// Consumes the request queue until `stop`; an error means: start again from the connection on.
@@ -108,7 +112,10 @@ impl Subscription {
                         status.set_queue(queue, topology::count(&self.counting, queue).await?);
                     }
                 }
-                delivery = self.deliveries.next() => {
+                delivery = async {
+                    consumer.ready().await;
+                    self.deliveries.next().await
+                } => {
                     let Some(first) = delivery else { return Err(Error::unavailable("the broker cancelled the subscription")) };
                     let batch = self.take_waiting(first.map_err(Error::unavailable)?)?;
                     self.settle(batch, consumer, status, stop).await?;
@@ -162,16 +169,26 @@ impl Subscription {
                 }
             }
             (deliveries, messages) = (held, kept);
-            let delay = delays.next_delay();
-            tracing::warn!(held = deliveries.len(), reason, delay_ms = delay.as_millis() as u64, "holding messages");
+            tracing::warn!(held = deliveries.len(), reason, "holding messages");
             status.set_held(deliveries.len());
+            let pause = async {
+                // An open breaker paces better than a guess.
+                if !consumer.ready().await {
+                    tokio::time::sleep(delays.next_delay()).await;
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep(delay) => {}
+                () = pause => {}
+                () = self.closed() => return Err(Error::unavailable("the channel closed while messages were held")),
                 () = stop.cancelled() => return Ok(()),
             }
-            if !self.channel.status().connected() {
-                return Err(Error::unavailable("the channel closed while messages were held"));
-            }
+        }
+    }
+
+    /// Returns once the channel is gone.
+    async fn closed(&self) {
+        while self.channel.status().connected() {
+            tokio::time::sleep(CHANNEL_CHECK_INTERVAL).await;
         }
     }
 

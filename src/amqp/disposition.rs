@@ -25,6 +25,7 @@ pub enum DeadReason {
     UnsupportedEncoding,
     TooLarge,
     InvalidId,
+    MessageIdConflict,
     UnknownUser,
     RetriesExhausted,
 }
@@ -38,6 +39,7 @@ impl DeadReason {
             DeadReason::UnsupportedEncoding => "unsupported_encoding",
             DeadReason::TooLarge => "too_large",
             DeadReason::InvalidId => "invalid_id",
+            DeadReason::MessageIdConflict => "message_id_conflict",
             DeadReason::UnknownUser => "unknown_user",
             DeadReason::RetriesExhausted => "retries_exhausted",
         }

@@ -18,7 +18,8 @@ pub struct Incoming {
     pub content_encoding: Option<String>,
     /// The `type` property.
     pub kind: Option<String>,
-    pub redelivered: bool,
+    /// It was redelivered twice: each time the process, or its connection, ended while it had it.
+    pub is_suspect: bool,
 }
 
 impl From<&mut Delivery> for Incoming {
@@ -33,8 +34,19 @@ impl From<&mut Delivery> for Incoming {
             content_type: text(properties.content_type()),
             content_encoding: text(properties.content_encoding()),
             kind: text(properties.kind()),
-            redelivered: delivery.redelivered,
+            is_suspect: delivery.redelivered && delivery_count(properties.headers().as_ref()).is_none_or(|count| count >= 2),
         }
+    }
+}
+
+/// How often a quorum queue redelivered it; it writes this header itself then, whatever the producer wrote.
+fn delivery_count(headers: Option<&FieldTable>) -> Option<i64> {
+    match headers?.inner().get("x-delivery-count")? {
+        AMQPValue::LongLongInt(count) => Some(*count),
+        AMQPValue::LongInt(count) => Some(i64::from(*count)),
+        AMQPValue::LongUInt(count) => Some(i64::from(*count)),
+        AMQPValue::ShortShortUInt(count) => Some(i64::from(*count)),
+        _ => None,
     }
 }
 

@@ -14,6 +14,7 @@ use super::message::Outgoing;
 use super::topology;
 use crate::config;
 use crate::error::{Error, Result};
+use crate::infra::breaker::Breaker;
 use crate::infra::broker;
 use crate::infra::status::Status;
 
@@ -42,6 +43,7 @@ pub struct Publisher {
     config: Arc<config::Broker>,
     status: Status,
     line: Arc<Mutex<Line>>,
+    breaker: Option<Breaker>,
 }
 
 #[derive(Default)]
@@ -59,7 +61,21 @@ impl std::fmt::Debug for Publisher {
 impl Publisher {
     /// Connects on first use.
     pub fn new(config: config::Broker, status: Status) -> Self {
-        Self { config: Arc::new(config), status, line: Arc::default() }
+        Self { config: Arc::new(config), status, line: Arc::default(), breaker: None }
+    }
+
+    /// The same, but after repeated failures the broker is left alone.
+    #[must_use]
+    pub fn guarded_by(&self, breaker: Breaker) -> Self {
+        Self { breaker: Some(breaker), ..self.clone() }
+    }
+
+    /// Waits while the broker is left alone; `false`: it was not.
+    pub async fn ready(&self) -> bool {
+        match &self.breaker {
+            Some(breaker) => breaker.ready().await,
+            None => false,
+        }
     }
 
     /// Publishes all, then awaits the confirms together; one result for each message, in order.
@@ -67,9 +83,24 @@ impl Publisher {
         if messages.is_empty() {
             return Vec::new();
         }
+        let permit = match self.breaker.as_ref().map(Breaker::admit).transpose() {
+            Ok(permit) => permit,
+            Err(refused) => return vec![Err(PublishError::Disconnected(refused.to_string())); messages.len()],
+        };
+        let results = self.publish_now(messages).await;
+        if let Some(permit) = permit {
+            // One queue that is full, or one key without a queue, does not stop the others.
+            permit.note(results.iter().any(Result::is_ok));
+        }
+        metrics::counter!("amqp_published_total").increment(results.iter().filter(|result| result.is_ok()).count() as u64);
+        metrics::counter!("amqp_publish_failures_total").increment(results.iter().filter(|result| result.is_err()).count() as u64);
+        results
+    }
+
+    async fn publish_now(&self, messages: &[Outgoing]) -> Vec<Result<(), PublishError>> {
         let (connection, channel) = match self.channel().await {
             Ok(open) => open,
-            Err(error) => return messages.iter().map(|_| Err(PublishError::Disconnected(error.chain()))).collect(),
+            Err(error) => return vec![Err(PublishError::Disconnected(error.chain())); messages.len()],
         };
         let publishing = async {
             let mut confirms = Vec::with_capacity(messages.len());
@@ -83,8 +114,6 @@ impl Publisher {
         if results.iter().any(|result| matches!(result, Err(PublishError::Disconnected(_) | PublishError::Unconfirmed))) {
             self.discard(&connection).await;
         }
-        metrics::counter!("amqp_published_total").increment(results.iter().filter(|result| result.is_ok()).count() as u64);
-        metrics::counter!("amqp_publish_failures_total").increment(results.iter().filter(|result| result.is_err()).count() as u64);
         results
     }
 

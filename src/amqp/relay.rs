@@ -38,6 +38,11 @@ const MAIL_RETRIES: [TimeDelta; 5] =
 pub async fn relay(app: &App, name: &str, sender: Sender, stop: &CancellationToken) -> Result<()> {
     let mut delays = Delays::default();
     loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            _waited = app.worker_db.ready() => {}
+        }
         let relayed = relay_batch(app, &sender).await?;
         app.status.set_part(name, if relayed.failed { PartState::Waiting } else { PartState::Running });
         let pause = match relayed {

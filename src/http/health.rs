@@ -16,6 +16,7 @@ use super::State;
 use super::envelope::json_response;
 use crate::config::Role;
 use crate::error::Code;
+use crate::infra::status::BreakerState;
 use crate::infra::{outbox, telemetry};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -54,6 +55,8 @@ pub struct HealthData {
     pub parts: BTreeMap<String, PartBody>,
     /// Messages and consumers of the queues, as the broker last told them.
     pub queues: BTreeMap<String, QueueBody>,
+    /// The worker's circuit breakers by what they guard: closed, open or half_open.
+    pub breakers: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -143,11 +146,14 @@ pub async fn get_health(app: State, role: actix_web::web::Data<Role>) -> HealthR
         .into_iter()
         .map(|(name, (state, restarts))| (name, PartBody { state: format!("{state:?}").to_lowercase(), restarts }))
         .collect();
+    let breakers: BTreeMap<_, _> =
+        app.status.breakers().into_iter().map(|(name, state)| (name.to_owned(), state.as_str().to_owned())).collect();
     let status = if checks.database == CheckStatus::Unhealthy {
         HealthStatus::Unhealthy
     } else if checks.cache == CheckStatus::Unhealthy
         || checks.broker == CheckStatus::Unhealthy
         || parts.values().any(|part| ["restarting", "waiting"].contains(&part.state.as_str()))
+        || breakers.values().any(|state| state != BreakerState::Closed.as_str())
     {
         HealthStatus::Degraded
     } else {
@@ -166,6 +172,7 @@ pub async fn get_health(app: State, role: actix_web::web::Data<Role>) -> HealthR
             .into_iter()
             .map(|(name, counts)| (name, QueueBody { messages: counts.messages, consumers: counts.consumers }))
             .collect(),
+        breakers,
     }))
 }
 

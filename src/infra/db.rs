@@ -7,19 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::ConnectionError;
-use diesel_async::pooled_connection::deadpool::{Object, Pool};
+use diesel_async::pooled_connection::deadpool::{Object, Pool, PoolError};
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig};
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _, TransactionManager as _};
 use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret as _;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::error::Elapsed;
 use tokio_util::task::TaskTracker;
 
+use super::breaker::{Breaker, Permit};
 use super::cache::{Cache, CacheEntry};
 use super::{migrations, outbox};
 use crate::config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 pub use diesel_async::AsyncPgConnection as Connection;
 
@@ -41,6 +43,8 @@ pub struct Database {
     /// Write transactions in flight; they end by themselves when their caller hangs up.
     writes: TaskTracker,
     cache: Cache,
+    /// The worker's only: the API answers each request for itself.
+    breaker: Option<Breaker>,
 }
 
 impl std::fmt::Debug for Database {
@@ -79,6 +83,7 @@ impl Database {
             runtime,
             writes: TaskTracker::new(),
             cache,
+            breaker: None,
         })
     }
 
@@ -88,13 +93,14 @@ impl Database {
         Self { permits: Arc::new(Semaphore::new(connections)), ..self.clone() }
     }
 
-    /// A part of the pool for background work, with longer deadlines.
+    /// A part of the pool for background work, with longer deadlines, that leaves a failing server alone.
     #[must_use]
-    pub fn worker_share(&self, connections: usize) -> Self {
+    pub fn worker_share(&self, connections: usize, breaker: Option<Breaker>) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(connections)),
             deadline: WORKER_DEADLINE,
             statement_timeout: Some("SET LOCAL statement_timeout = '5s'"),
+            breaker,
             ..self.clone()
         }
     }
@@ -104,15 +110,31 @@ impl Database {
     where
         F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T>>,
     {
-        let (_permit, mut connection) = self.acquire().await?;
-        match tokio::time::timeout(self.deadline, run(&mut connection)).await {
-            Ok(result) => result,
-            Err(late) => {
-                // The server may still be at it: nobody else gets this connection.
-                drop(Object::take(connection));
-                Err(Error::unavailable(late))
+        let permit = self.admit()?;
+        let reading = async {
+            let (_share, mut connection) = self.acquire().await?;
+            match tokio::time::timeout(self.deadline, run(&mut connection)).await {
+                Ok(result) => result,
+                Err(late) => {
+                    // The server may still be at it: nobody else gets this connection.
+                    drop(Object::take(connection));
+                    Err(Error::unavailable(late))
+                }
             }
+        };
+        noted(permit, reading.await)
+    }
+
+    /// Waits while the server is left alone; `false`: it was not.
+    pub async fn ready(&self) -> bool {
+        match &self.breaker {
+            Some(breaker) => breaker.ready().await,
+            None => false,
         }
+    }
+
+    fn admit(&self) -> Result<Option<Permit>> {
+        Ok(self.breaker.as_ref().map(Breaker::admit).transpose()?)
     }
 
     /// Runs `run` in a transaction and commits it if it returns `Ok`; then forgets the cache entries it named.
@@ -126,26 +148,32 @@ impl Database {
     {
         let this = self.clone();
         let span = tracing::Span::current();
-        let task = async move {
-            let (_permit, connection) = this.acquire().await?;
-            let mut tx = Tx { connection, forgotten: Vec::new() };
-            let result = match tokio::time::timeout(this.deadline, this.transact(&mut tx, run)).await {
-                Ok(result) => result,
-                Err(late) => {
-                    drop(Object::take(tx.connection));
-                    return Err(Error::unavailable(late));
-                }
-            };
-            let Tx { connection, forgotten } = tx;
-            drop(connection);
-            if result.is_ok() {
-                // The outbox rows make sure of it; doing it now makes it prompt. A failure is the relay's to repeat.
-                let _ = this.cache.forget(&forgotten).await;
-            }
-            result
-        };
+        let permit = self.admit()?;
+        let task = async move { noted(permit, this.write_now(run).await) };
         let task = self.writes.spawn_on(tracing::Instrument::instrument(task, span), &self.runtime);
         task.await.map_err(Error::internal)?
+    }
+
+    async fn write_now<T, F>(&self, run: F) -> Result<T>
+    where
+        F: for<'c> FnOnce(&'c mut Tx) -> BoxFuture<'c, Result<T>>,
+    {
+        let (_share, connection) = self.acquire().await?;
+        let mut tx = Tx { connection, forgotten: Vec::new() };
+        let result = match tokio::time::timeout(self.deadline, self.transact(&mut tx, run)).await {
+            Ok(result) => result,
+            Err(late) => {
+                drop(Object::take(tx.connection));
+                return Err(Error::unavailable(late));
+            }
+        };
+        let Tx { connection, forgotten } = tx;
+        drop(connection);
+        if result.is_ok() {
+            // The outbox rows make sure of it; doing it now makes it prompt. A failure is the relay's to repeat.
+            let _ = self.cache.forget(&forgotten).await;
+        }
+        result
     }
 
     async fn transact<T, F>(&self, tx: &mut Tx, run: F) -> Result<T>
@@ -208,6 +236,21 @@ impl Database {
         self.writes.wait().await;
         self.pool.close();
     }
+}
+
+/// Tells the breaker what was found. Other failures than PostgreSQL's own say that it answers.
+fn noted<T>(permit: Option<Permit>, result: Result<T>) -> Result<T> {
+    if let Some(permit) = permit {
+        permit.note(!matches!(&result, Err(error) if is_of_the_server(error)));
+    }
+    result
+}
+
+/// Whether it is PostgreSQL that failed: no connection, no answer in time, or an answer that says "not now".
+fn is_of_the_server(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    error.kind() == Kind::Unavailable
+        && source.is_some_and(|source| source.is::<diesel::result::Error>() || source.is::<PoolError>() || source.is::<Elapsed>())
 }
 
 /// A transaction: a connection, and what is to be forgotten once it is committed.

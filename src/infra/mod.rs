@@ -3,6 +3,7 @@
 pub mod access_token;
 pub mod audit;
 pub mod backoff;
+pub mod breaker;
 pub mod broker;
 pub mod cache;
 pub mod cause;

@@ -67,6 +67,33 @@ diesel::table! {
 }
 
 diesel::table! {
+    push_inbox (message_id, user_id) {
+        message_id -> Text,
+        user_id -> Uuid,
+        fingerprint -> Bytea,
+        source -> Text,
+        outcome -> Text,
+        reason -> Nullable<Text>,
+        detail -> Nullable<Text>,
+        attempts -> Int4,
+        next_attempt_at -> Nullable<Timestamptz>,
+        body -> Nullable<Bytea>,
+        properties -> Jsonb,
+        correlation_id -> Nullable<Text>,
+        received_at -> Timestamptz,
+        decided_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    push_suspects (fingerprint) {
+        fingerprint -> Bytea,
+        runs -> Int4,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     push_tokens (id) {
         id -> Uuid,
         user_id -> Uuid,
@@ -138,6 +165,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     one_time_tokens,
     outbox,
     preferences,
+    push_inbox,
+    push_suspects,
     push_tokens,
     sessions,
     throttles,

@@ -22,6 +22,25 @@ pub struct QueueCounts {
     pub consumers: u32,
 }
 
+/// How a dependency's circuit breaker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    Closed,
+    Open,
+    /// One is let through to see.
+    HalfOpen,
+}
+
+impl BreakerState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BreakerState::Closed => "closed",
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half_open",
+        }
+    }
+}
+
 /// Shared by everything in the process.
 #[derive(Clone, Debug, Default)]
 pub struct Status(Arc<Mutex<Board>>);
@@ -32,6 +51,7 @@ struct Board {
     broker_connected: bool,
     queues: BTreeMap<String, QueueCounts>,
     held: usize,
+    breakers: BTreeMap<&'static str, BreakerState>,
     stopping: bool,
 }
 
@@ -83,6 +103,21 @@ impl Status {
 
     pub fn held(&self) -> usize {
         self.with(|board| board.held)
+    }
+
+    /// How the breaker of a dependency stands.
+    pub fn set_breaker(&self, dependency: &'static str, state: BreakerState) {
+        self.with(|board| board.breakers.insert(dependency, state));
+        let number = match state {
+            BreakerState::Closed => 0.0,
+            BreakerState::HalfOpen => 1.0,
+            BreakerState::Open => 2.0,
+        };
+        metrics::gauge!("breaker_state", "dependency" => dependency).set(number);
+    }
+
+    pub fn breakers(&self) -> BTreeMap<&'static str, BreakerState> {
+        self.with(|board| board.breakers.clone())
     }
 
     /// From now on readiness answers 503, so that load balancers look elsewhere.

@@ -1,14 +1,17 @@
-//! The door on `push.queue`: parses a batch, has it decided, publishes the deliveries, records the rest, all in one
-//! transaction that is committed before anything is acknowledged.
+//! The door on `push.queue`: parses a batch, looks it up in the inbox, has it decided, publishes the deliveries, records
+//! what became of each, all in one transaction that is committed before anything is acknowledged.
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 
-use super::decision::Decision;
-use super::message::parse;
-use super::{Outcome, PushRequest, delivery, process};
+use super::inbox::{self, Read, Standing};
+use super::retries;
+use super::store::{self, Entry};
+use super::suspects::Counted;
+use super::verdict::{bury, judge};
+use super::{PushRequest, process};
 use crate::amqp::consumer::Consumer;
 use crate::amqp::disposition::{Dead, DeadReason, Disposition};
 use crate::amqp::message::{Incoming, Outgoing};
@@ -17,21 +20,21 @@ use crate::app::App;
 use crate::config;
 use crate::error::{Kind, Result};
 use crate::infra::cache::Cache;
-use crate::infra::cause::{Actor, Cause};
 use crate::infra::db::Tx;
 use crate::infra::outbox::{self, Lane, NewMessage};
 
 /// Settles push requests.
 #[derive(Clone, Debug)]
 pub struct PushRequests {
-    app: App,
-    broker: Arc<config::Broker>,
-    publisher: Publisher,
+    pub(super) app: App,
+    pub(super) broker: Arc<config::Broker>,
+    pub(super) publisher: Publisher,
+    pub(super) counted: Arc<Counted>,
 }
 
 impl PushRequests {
     pub fn new(app: App, broker: config::Broker, publisher: Publisher) -> Self {
-        Self { app, broker: Arc::new(broker), publisher }
+        Self { app, broker: Arc::new(broker), publisher, counted: Arc::default() }
     }
 
     async fn settle_batch(&self, batch: Arc<[Incoming]>) -> Result<Vec<Disposition>> {
@@ -39,46 +42,16 @@ impl PushRequests {
             (self.app.cache.clone(), Arc::clone(&self.broker), self.publisher.clone(), self.app.clock.now());
         let settling = self.app.worker_db.write(move |tx| {
             async move {
-                let parsed = batch.iter().map(parse).collect();
-                let plan = Plan::make(tx, &cache, &batch, parsed, &broker, now).await?;
-                plan.carry_out(tx, &publisher, batch.len(), now).await
+                let reads = batch.iter().map(Read::of).collect();
+                let plan = Plan::make(tx, &cache, &batch, reads, &broker, now).await?;
+                plan.carry_out(tx, &publisher, now).await
             }
             .boxed()
         });
         settling.await
     }
 
-    /// A fault of ours on one message must neither block the queue nor lose the message.
-    async fn settle_alone(&self, message: &Incoming) -> Disposition {
-        let settled = match self.settle_batch(Arc::from([message.clone()])).await {
-            Err(error) if error.kind() != Kind::Unavailable => {
-                tracing::error!(correlation_id = message.correlation_id, error = error.chain(), "a push request cannot be settled");
-                self.bury_alone(message.clone()).await
-            }
-            settled => settled,
-        };
-        match settled {
-            Ok(mut dispositions) => dispositions.pop().unwrap_or_else(|| Disposition::Hold("no disposition".to_owned())),
-            Err(error) => Disposition::Hold(error.chain()),
-        }
-    }
-
-    async fn bury_alone(&self, message: Incoming) -> Result<Vec<Disposition>> {
-        let (broker, now) = (Arc::clone(&self.broker), self.app.clock.now());
-        let burying = self.app.worker_db.write(move |tx| {
-            async move {
-                let copy = bury(&message, &Dead::new(DeadReason::RetriesExhausted, "settling it failed"), &broker, now);
-                outbox::insert_messages(tx, Lane::Amqp, &[copy], now).await?;
-                Ok(vec![Disposition::Done])
-            }
-            .boxed()
-        });
-        burying.await
-    }
-}
-
-impl Consumer for PushRequests {
-    async fn settle(&self, batch: Arc<[Incoming]>) -> Vec<Disposition> {
+    async fn settle_together(&self, batch: Arc<[Incoming]>) -> Vec<Disposition> {
         match self.settle_batch(Arc::clone(&batch)).await {
             Ok(dispositions) => dispositions,
             Err(error) if error.kind() == Kind::Unavailable => vec![Disposition::Hold(error.chain()); batch.len()],
@@ -92,15 +65,68 @@ impl Consumer for PushRequests {
             }
         }
     }
+
+    /// A fault of ours on one message must neither block the queue nor lose the message: it waits in the inbox.
+    pub(super) async fn settle_alone(&self, message: &Incoming) -> Disposition {
+        let settled = match self.settle_batch(Arc::from([message.clone()])).await {
+            Err(error) if error.kind() != Kind::Unavailable => {
+                tracing::error!(correlation_id = message.correlation_id, error = error.chain(), "a push request cannot be settled");
+                self.put_off(message.clone()).await
+            }
+            settled => settled,
+        };
+        match settled {
+            Ok(mut dispositions) => dispositions.pop().unwrap_or_else(|| Disposition::Hold("no disposition".to_owned())),
+            Err(error) => Disposition::Hold(error.chain()),
+        }
+    }
+
+    /// The suspects one by one, and then all others together.
+    async fn settle_apart(&self, batch: &[Incoming]) -> Vec<Disposition> {
+        let mut suspects = Vec::new();
+        for message in batch.iter().filter(|message| message.is_suspect) {
+            suspects.push(self.settle_suspect(message).await);
+        }
+        let others: Arc<[Incoming]> = batch.iter().filter(|message| !message.is_suspect).cloned().collect();
+        let (mut suspects, mut others) = (suspects.into_iter(), self.settle_together(others).await.into_iter());
+        let next = batch.iter().filter_map(|message| if message.is_suspect { suspects.next() } else { others.next() });
+        next.collect()
+    }
+
+    async fn put_off(&self, message: Incoming) -> Result<Vec<Disposition>> {
+        let now = self.app.clock.now();
+        let writing = self.app.worker_db.write(move |tx| {
+            async move {
+                store::insert_entries(tx, &[retries::first(&message, now)], now).await?;
+                Ok(vec![Disposition::Done])
+            }
+            .boxed()
+        });
+        writing.await
+    }
+}
+
+impl Consumer for PushRequests {
+    async fn settle(&self, batch: Arc<[Incoming]>) -> Vec<Disposition> {
+        if batch.iter().any(|message| message.is_suspect) {
+            return self.settle_apart(&batch).await;
+        }
+        self.settle_together(batch).await
+    }
+
+    async fn ready(&self) -> bool {
+        let waited = self.app.worker_db.ready().await;
+        self.publisher.ready().await || waited
+    }
 }
 
 /// What is to be done about a batch.
-#[derive(Default)]
 struct Plan {
     /// With the place of the message in its batch.
-    deliveries: Vec<(usize, Outgoing)>,
-    /// Announcements of skips and copies of dead letters.
+    deliveries: Vec<(usize, Outgoing, Entry)>,
     rows: Vec<NewMessage>,
+    entries: Vec<Entry>,
+    dispositions: Vec<Disposition>,
 }
 
 impl Plan {
@@ -108,69 +134,82 @@ impl Plan {
         tx: &mut Tx,
         cache: &Cache,
         batch: &[Incoming],
-        parsed: Vec<Result<PushRequest, Dead>>,
+        mut reads: Vec<Read>,
         broker: &config::Broker,
         now: DateTime<Utc>,
     ) -> Result<Self> {
-        let requests: Vec<&PushRequest> = parsed.iter().filter_map(|parsed| parsed.as_ref().ok()).collect();
+        let mut standings = inbox::look_up(tx, &reads).await?;
+        let new = |standing: &Standing| *standing == Standing::New;
+        let requests: Vec<&PushRequest> =
+            reads.iter().zip(&standings).filter(|(_, standing)| new(standing)).filter_map(|(read, _)| read.parsed.as_ref().ok()).collect();
         let mut outcomes = process(tx, cache, &requests, now).await?.into_iter();
-        let mut plan = Self::default();
-        for (place, (message, parsed)) in batch.iter().zip(&parsed).enumerate() {
-            let dead = match parsed {
-                Err(dead) => Some(dead.clone()),
-                Ok(request) => match outcomes.next() {
-                    None | Some(Outcome::UnknownUser) => Some(Dead::new(DeadReason::UnknownUser, "user_id names no user")),
-                    Some(Outcome::Decided(Decision::Deliver, card)) => {
-                        let outgoing = delivery::outgoing(request, &card, &message.correlation_id, broker, now);
-                        outgoing.map(|outgoing| plan.deliveries.push((place, outgoing))).err()
-                    }
-                    Some(Outcome::Decided(Decision::Skip(reason), card)) => {
-                        tracing::info!(correlation_id = message.correlation_id, user_id = %card.user_id, notification_id = request.notification_id, reason = reason.as_str(), "push skipped");
-                        metrics::counter!("push_decisions_total", "decision" => "skip", "reason" => reason.as_str()).increment(1);
-                        plan.rows.push(delivery::skipped(request, &card, reason, &cause(message, now))?);
-                        None
-                    }
-                },
+        rename_conflicts(tx, &mut reads, &mut standings).await?;
+        let dispositions = vec![Disposition::Done; batch.len()];
+        let mut plan = Self { deliveries: Vec::new(), rows: Vec::new(), entries: Vec::new(), dispositions };
+        for (place, ((message, read), standing)) in batch.iter().zip(&reads).zip(standings).enumerate() {
+            let verdict = match standing {
+                Standing::Copy => {
+                    metrics::counter!("push_requests_seen_before_total").increment(1);
+                    continue;
+                }
+                Standing::Busy => {
+                    plan.dispositions[place] = Disposition::Hold("another worker is at it".to_owned());
+                    continue;
+                }
+                Standing::Conflict => {
+                    let dead = Dead::new(DeadReason::MessageIdConflict, "the id was used by another request for this user");
+                    bury(message, read.entry(message, "dead"), &dead, broker, now)
+                }
+                Standing::New => {
+                    let outcome = if read.parsed.is_ok() { outcomes.next() } else { None };
+                    judge(message, read, outcome, broker, now)?
+                }
             };
-            if let Some(dead) = dead {
-                plan.rows.push(bury(message, &dead, broker, now));
+            plan.rows.extend(verdict.rows);
+            match verdict.outgoing {
+                Some(outgoing) => plan.deliveries.push((place, outgoing, verdict.entry)),
+                None => plan.entries.push(verdict.entry),
             }
         }
         Ok(plan)
     }
 
-    /// Publishes, awaits the confirms together, and records the rest; what was not confirmed is held.
-    async fn carry_out(self, tx: &mut Tx, publisher: &Publisher, batch_len: usize, now: DateTime<Utc>) -> Result<Vec<Disposition>> {
-        let (places, messages): (Vec<_>, Vec<_>) = self.deliveries.into_iter().unzip();
+    /// Publishes, awaits the confirms together, and records what became of all; what was not confirmed is held.
+    async fn carry_out(mut self, tx: &mut Tx, publisher: &Publisher, now: DateTime<Utc>) -> Result<Vec<Disposition>> {
+        let mut messages = Vec::with_capacity(self.deliveries.len());
+        let mut delivered = Vec::with_capacity(self.deliveries.len());
+        for (place, outgoing, entry) in self.deliveries {
+            messages.push(outgoing);
+            delivered.push((place, entry));
+        }
         let published = publisher.publish_all(&messages).await;
-        outbox::insert_messages(tx, Lane::Amqp, &self.rows, now).await?;
-        let mut dispositions = vec![Disposition::Done; batch_len];
-        for ((place, message), result) in places.into_iter().zip(&messages).zip(published) {
+        for ((place, entry), result) in delivered.into_iter().zip(published) {
             match result {
                 Ok(()) => {
-                    tracing::debug!(correlation_id = message.correlation_id, notification_id = message.message_id, "push handed on");
+                    tracing::debug!(correlation_id = entry.correlation_id, notification_id = entry.key.message_id, "push handed on");
                     metrics::counter!("push_decisions_total", "decision" => "deliver", "reason" => "").increment(1);
+                    self.entries.push(entry);
                 }
-                Err(error) => dispositions[place] = Disposition::Hold(error.to_string()),
+                Err(error) => self.dispositions[place] = Disposition::Hold(error.to_string()),
             }
         }
-        Ok(dispositions)
+        store::insert_entries(tx, &self.entries, now).await?;
+        outbox::insert_messages(tx, Lane::Amqp, &self.rows, now).await?;
+        Ok(self.dispositions)
     }
 }
 
-fn bury(message: &Incoming, dead: &Dead, broker: &config::Broker, now: DateTime<Utc>) -> NewMessage {
-    let reason = dead.reason.as_str();
-    tracing::warn!(
-        correlation_id = message.correlation_id,
-        message_id = message.message_id,
-        reason,
-        detail = dead.detail,
-        "push request is dead"
-    );
-    metrics::counter!("push_decisions_total", "decision" => "dead", "reason" => reason).increment(1);
-    dead.copy_of(message, broker, now)
-}
-
-fn cause(message: &Incoming, now: DateTime<Utc>) -> Cause {
-    Cause { correlation_id: message.correlation_id.clone(), ..Cause::without_request(Actor::System, now) }
+/// Another request under a used id dies under a name of its own; its copies are known by it.
+async fn rename_conflicts(tx: &mut Tx, reads: &mut [Read], standings: &mut [Standing]) -> Result<()> {
+    let places: Vec<usize> = (0..reads.len()).filter(|place| standings[*place] == Standing::Conflict).collect();
+    if places.is_empty() {
+        return Ok(());
+    }
+    let renamed: Vec<Read> = places.iter().map(|place| reads[*place].clone().renamed()).collect();
+    let found = inbox::look_up(tx, &renamed).await?;
+    for ((place, read), standing) in places.into_iter().zip(renamed).zip(found) {
+        reads[place] = read;
+        standings[place] = if standing == Standing::New { Standing::Conflict } else { standing };
+    }
+    Ok(())
 }

@@ -4,13 +4,19 @@
 //! binds from its commit on, whatever Redis does. Deciding twice is safe: the answer depends on its inputs only.
 
 pub mod amqp;
+pub mod dead_letters;
 pub mod decision;
 mod delivery;
+mod inbox;
 mod message;
+mod retries;
+mod store;
+mod suspects;
+mod verdict;
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel_async::AsyncPgConnection;
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -52,6 +58,11 @@ pub async fn process(conn: &mut AsyncPgConnection, cache: &Cache, requests: &[&P
         Some(card) => Outcome::Decided(decision::decide(card, request.expires_at, now), Box::new(card.clone())),
     });
     Ok(outcomes.collect())
+}
+
+/// Deletes what was settled longer ago than `retention`, and dead letters after 30 days, at most `limit` of each.
+pub async fn delete_old(conn: &mut AsyncPgConnection, retention: TimeDelta, now: DateTime<Utc>, limit: i64) -> Result<usize> {
+    Ok(store::delete_old(conn, retention, now, limit).await?)
 }
 
 #[cfg(test)]

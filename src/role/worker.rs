@@ -6,19 +6,23 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::supervisor::Supervisor;
-use crate::amqp::consumer::consume;
+use crate::amqp::consumer::{Consumer as _, consume};
 use crate::amqp::publisher::Publisher;
 use crate::amqp::relay::{Sender, relay};
 use crate::app::App;
 use crate::config::MailTransport;
 use crate::error::Result;
+use crate::infra::breaker::Breaker;
 use crate::infra::smtp::Smtp;
 use crate::infra::{audit, one_time_token, outbox, throttle};
 use crate::push::amqp::PushRequests;
-use crate::sessions;
+use crate::{push, sessions};
 
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 const PURGE_BATCH: i64 = 1_000;
+
+/// A retry comes at most a second after its time.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Starts every part; returns the publisher, which is to be closed after them.
 pub fn start(app: &App, supervisor: &mut Supervisor) -> Result<Publisher> {
@@ -26,7 +30,13 @@ pub fn start(app: &App, supervisor: &mut Supervisor) -> Result<Publisher> {
     let publisher = Publisher::new(broker.clone(), app.status.clone());
     {
         let (app, broker) = (app.clone(), broker.clone());
-        let requests = PushRequests::new(app.clone(), broker.clone(), publisher.clone());
+        // The relay needs no breaker: its rows wait each for itself.
+        let guarded = publisher.guarded_by(Breaker::new("publishing", app.config.breaker_open, app.status.clone()));
+        let requests = PushRequests::new(app.clone(), broker.clone(), guarded);
+        {
+            let requests = requests.clone();
+            supervisor.keep("push-retries", move |stop| retry_pushes(requests.clone(), stop));
+        }
         supervisor.keep("consumer", move |stop| {
             let (app, broker, requests) = (app.clone(), broker.clone(), requests.clone());
             async move { consume(&broker, &requests, &app.status, &stop).await }
@@ -53,10 +63,33 @@ pub fn start(app: &App, supervisor: &mut Supervisor) -> Result<Publisher> {
     Ok(publisher)
 }
 
+/// Brings back push requests on which we failed, when their time comes.
+async fn retry_pushes(requests: PushRequests, stop: CancellationToken) -> Result<()> {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            _waited = requests.ready() => {}
+        }
+        if requests.retry_next().await? {
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY_INTERVAL) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
 /// Deletes what has expired, in small batches so that no lock is held long.
 async fn purge(app: App, stop: CancellationToken) -> Result<()> {
     loop {
-        let now = app.clock.now();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            _waited = app.worker_db.ready() => {}
+        }
+        let (now, retention) = (app.clock.now(), app.config.inbox_retention);
         let deleted = app.worker_db.write(move |conn| {
             async move {
                 let sent = outbox::delete_done(conn, now, PURGE_BATCH).await?;
@@ -64,11 +97,12 @@ async fn purge(app: App, stop: CancellationToken) -> Result<()> {
                 let ended = sessions::delete_old(conn, now, PURGE_BATCH).await?;
                 let links = one_time_token::delete_old(conn, now, PURGE_BATCH).await?;
                 let entries = audit::delete_old(conn, now, PURGE_BATCH).await?;
-                Ok(sent.max(windows).max(ended).max(links).max(entries))
+                let settled = push::delete_old(conn, retention, now, PURGE_BATCH).await?;
+                Ok(sent.max(windows).max(ended).max(links).max(entries).max(settled))
             }
             .boxed()
         });
-        if deleted.await? == PURGE_BATCH as usize && !stop.is_cancelled() {
+        if deleted.await? == PURGE_BATCH as usize {
             continue;
         }
         tokio::select! {

@@ -148,6 +148,14 @@ async fn an_erased_person_is_nowhere_any_more_and_the_audit_trail_keeps_a_pseudo
         "INSERT INTO outbox (id, lane, payload, created_at, next_attempt_at) VALUES (gen_random_uuid(), 'amqp', convert_to('{letter}', 'UTF8'), now(), now())"
     ))
     .await;
+    // And dead ones in the inbox, whether their user could be read or not.
+    for user_id in [ada.id.as_str(), "00000000-0000-0000-0000-000000000000"] {
+        app.sql(&format!(
+            "INSERT INTO push_inbox (message_id, user_id, fingerprint, source, outcome, reason, body, received_at, decided_at)
+             VALUES (gen_random_uuid()::text, '{user_id}', sha256('x'), 'queue', 'dead', 'schema_violation', convert_to('{letter}', 'UTF8'), now(), now())"
+        ))
+        .await;
+    }
     let (code, _, problems) = users(&app, &["erase", &ada.email], &[]).await;
     assert!(code == Some(1) && problems.contains("--yes"), "{problems}");
     assert_eq!(me.get("/api/v1/users/profile").await.status, 200);
@@ -165,6 +173,8 @@ async fn an_erased_person_is_nowhere_any_more_and_the_audit_trail_keeps_a_pseudo
         }
         let query = format!("SELECT count(*) AS n FROM outbox WHERE encode(payload, 'escape') LIKE '%{trace}%'");
         assert_eq!(app.count(&query).await, 0, "{trace} is in the outbox");
+        let query = format!("SELECT count(*) AS n FROM push_inbox WHERE encode(body, 'escape') LIKE '%{trace}%'");
+        assert_eq!(app.count(&query).await, 0, "{trace} is in the inbox");
     }
     let trail = format!("SELECT count(*) AS n FROM audit_log WHERE subject_id = '{}' AND action IN ('registered', 'erased')", ada.id);
     assert_eq!(app.count(&trail).await, 2);

@@ -12,6 +12,7 @@ mod directory;
 mod documents;
 mod edge;
 mod health;
+mod inbox;
 mod keys;
 mod mail;
 mod passwords;

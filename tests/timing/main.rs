@@ -219,7 +219,7 @@ fn percentile(mut took: Vec<Duration>, percent: usize) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_storm_of_2000_logins_a_second_is_refused_at_once_and_delays_nobody_else() {
+async fn of_2000_logins_a_second_the_excess_is_refused_at_once_and_delays_nobody_else() {
     let app = TestApp::start_with(Role::Api, |config| {
         config.identity.bcrypt_cost = 11;
         config.http.workers = None;

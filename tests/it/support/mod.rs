@@ -222,11 +222,11 @@ impl Drop for TestApp {
     }
 }
 
-fn config(services: &Services, database_url: &str, role: Role) -> Config {
-    let prefix = format!("t{}", Uuid::new_v4().simple());
+/// Names of its own on a broker that all share.
+fn broker(prefix: &str, url: Option<SecretString>) -> config::Broker {
     let name = |name: &str| format!("{prefix}.{name}");
-    let broker = config::Broker {
-        url: role.has_worker().then(|| services.rabbitmq_url.clone().into()),
+    config::Broker {
+        url,
         exchange: name("notifications.direct"),
         push_queue: name("push.queue"),
         push_key: "push".into(),
@@ -241,13 +241,17 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
         declare: Declare::Create,
         queue_type: QueueType::Quorum,
         prefetch: 256,
-    };
+    }
+}
+
+fn config(services: &Services, database_url: &str, role: Role) -> Config {
+    let prefix = format!("t{}", Uuid::new_v4().simple());
     Config {
         // Small, because some dozens of these run at once on one PostgreSQL.
         database: config::Database { url: database_url.into(), pool_size: 8 },
         redis_url: services.redis_url.clone().into(),
+        broker: broker(&prefix, role.has_worker().then(|| services.rabbitmq_url.clone().into())),
         redis_prefix: prefix,
-        broker,
         http: config::Http {
             host: "127.0.0.1".into(),
             port: 0,
@@ -288,6 +292,8 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
             refresh_session: None,
             password_change: None,
         },
+        inbox_retention: chrono::TimeDelta::hours(24),
+        breaker_open: Duration::from_secs(3),
         mail: config::Mail { transport: MailTransport::Queue, public_base_url: "https://accounts.example.com".into() },
         app_name: "Test Service".into(),
         shutdown_grace: Duration::from_secs(20),

@@ -1,0 +1,2 @@
+DROP TABLE push_suspects;
+DROP TABLE push_inbox;

@@ -1,0 +1,152 @@
+//! `user-service dead-letters`: look at push requests that died, have them decided anew, or throw them away.
+
+use anyhow::bail;
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::{Args, Subcommand};
+use futures_util::FutureExt as _;
+use uuid::Uuid;
+
+use super::print;
+use crate::app::App;
+use crate::config::{Config, Role};
+use crate::infra::clock::Clock;
+use crate::push::dead_letters::{self, DeadLetter, Filter};
+
+/// What a transaction takes.
+const BATCH: i64 = 500;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// One line each, the newest first
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: u16,
+    },
+    /// Everything about one, with its body
+    Show { message_id: String },
+    /// Have the worker decide them anew, against preferences and tokens as they are then; safe to repeat
+    #[command(after_help = "Example:\n  user-service dead-letters redrive --reason unknown_user")]
+    Redrive {
+        #[command(flatten)]
+        which: Which,
+        /// Whatever the reason, whoever the user
+        #[arg(long)]
+        all: bool,
+    },
+    /// Throw them away
+    Purge {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Which {
+    /// Of this reason, e.g. malformed_json, unknown_user, retries_exhausted
+    #[arg(long)]
+    reason: Option<String>,
+    /// Of this user
+    #[arg(long)]
+    user: Option<Uuid>,
+    /// With this id
+    #[arg(long)]
+    id: Option<String>,
+    /// That died at least so many hours ago
+    #[arg(long, value_name = "HOURS")]
+    older_than: Option<u16>,
+}
+
+impl Which {
+    fn filter(self, now: DateTime<Utc>) -> Filter {
+        let before = self.older_than.map(|hours| now - TimeDelta::hours(hours.into()));
+        Filter { reason: self.reason, user_id: self.user, message_id: self.id, before }
+    }
+
+    fn is_everything(&self) -> bool {
+        self.reason.is_none() && self.user.is_none() && self.id.is_none() && self.older_than.is_none()
+    }
+}
+
+pub async fn run(command: Command) -> anyhow::Result<()> {
+    let app = App::new(Config::from_env(Role::Api)?, Role::Api, Clock::default())?;
+    let now = app.clock.now();
+    let done = match command {
+        Command::List { which, limit } => list(&app, which.filter(now), limit.into()).await,
+        Command::Show { message_id } => show(&app, message_id).await,
+        Command::Redrive { which, all } => match which.is_everything() && !all {
+            true => Err(anyhow::anyhow!("say which, or --all")),
+            false => repeat(&app, which.filter(now), true, now).await,
+        },
+        Command::Purge { which, all } => match which.is_everything() && !all {
+            true => Err(anyhow::anyhow!("say which, or --all")),
+            false => repeat(&app, which.filter(now), false, now).await,
+        },
+    };
+    app.close().await;
+    done
+}
+
+async fn find(app: &App, filter: Filter, limit: i64) -> anyhow::Result<Vec<DeadLetter>> {
+    let reading = app.worker_db.read(move |conn| async move { dead_letters::list_dead(conn, &filter, limit).await }.boxed()).await;
+    reading.map_err(|error| anyhow::anyhow!(error.chain()))
+}
+
+async fn list(app: &App, filter: Filter, limit: i64) -> anyhow::Result<()> {
+    let letters = find(app, filter, limit).await?;
+    for letter in &letters {
+        let user = letter.user_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+        let at = letter.died_at.format("%Y-%m-%dT%H:%M:%SZ");
+        print(&format!("{at}  {:<20}  {user}  {}  {}", letter.reason, letter.message_id, letter.detail))?;
+    }
+    if letters.is_empty() { print("There are none.") } else { Ok(()) }
+}
+
+async fn show(app: &App, message_id: String) -> anyhow::Result<()> {
+    let letters = find(app, Filter { message_id: Some(message_id.clone()), ..Filter::default() }, BATCH).await?;
+    if letters.is_empty() {
+        bail!("there is no dead letter '{message_id}'");
+    }
+    for letter in letters {
+        let user = letter.user_id.map_or_else(|| "none that can be read".to_owned(), |id| id.to_string());
+        print(&format!(
+            "id           {}\nuser         {user}\nreason       {}\ndetail       {}\nattempts     {}\ndied         {}\ncorrelation  {}\n\n{}",
+            letter.message_id,
+            letter.reason,
+            letter.detail,
+            letter.attempts,
+            letter.died_at.to_rfc3339(),
+            letter.correlation_id,
+            String::from_utf8_lossy(&letter.body)
+        ))?;
+    }
+    Ok(())
+}
+
+/// In small transactions. What dies again meanwhile is not taken again: only what died before the command began.
+async fn repeat(app: &App, mut filter: Filter, redrive: bool, now: DateTime<Utc>) -> anyhow::Result<()> {
+    filter.before = Some(filter.before.unwrap_or(now));
+    let mut total = 0;
+    loop {
+        let filter = filter.clone();
+        let writing = app.worker_db.write(move |tx| {
+            async move {
+                match redrive {
+                    true => dead_letters::redrive(tx, &filter, now, BATCH).await,
+                    false => dead_letters::purge(tx, &filter, BATCH).await,
+                }
+            }
+            .boxed()
+        });
+        match writing.await.map_err(|error| anyhow::anyhow!(error.chain()))? {
+            0 => break,
+            count => total += count,
+        }
+    }
+    let did = if redrive { "given to the worker again" } else { "thrown away" };
+    print(&format!("{total} {did}."))
+}
