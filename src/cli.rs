@@ -99,6 +99,8 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 
 async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
     telemetry::start_logging(&config.log);
+    #[cfg(feature = "fail-points")]
+    let _armed = crate::infra::fail_point::arm();
     let address = format!("{}:{}", config.http.host, config.http.port);
     let listener = TcpListener::bind(&address).with_context(|| format!("cannot listen on {address}; is PORT taken?"))?;
     let app = App::new(config, role, Clock::default())?;

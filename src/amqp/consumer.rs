@@ -22,6 +22,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::infra::backoff::Delays;
 use crate::infra::broker::{self, step};
+use crate::infra::fail_point;
 use crate::infra::status::Status;
 
 /// The most that one transaction settles.
@@ -118,6 +119,7 @@ impl Subscription {
                 } => {
                     let Some(first) = delivery else { return Err(Error::unavailable("the broker cancelled the subscription")) };
                     let batch = self.take_waiting(first.map_err(Error::unavailable)?)?;
+                    fail_point::reach("delivered").await?;
                     self.settle(batch, consumer, status, stop).await?;
                     status.set_held(0);
                 }
@@ -155,7 +157,8 @@ impl Subscription {
             let dispositions = settle_guarded(consumer, &batch).await;
             let all_done = dispositions.iter().all(|disposition| *disposition == Disposition::Done);
             if all_done && let Some(last) = deliveries.last() {
-                return step(self.channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true })).await;
+                step(self.channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true })).await?;
+                return fail_point::reach("acked-unflushed").await;
             }
             let (mut held, mut kept, mut reason) = (Vec::new(), Vec::new(), String::new());
             for ((delivery, message), disposition) in deliveries.into_iter().zip(batch.iter()).zip(dispositions) {
@@ -194,6 +197,7 @@ impl Subscription {
 
     /// Takes no more, and gives back what was prefetched; what was in hand is settled by now.
     async fn drain(&self) -> Result<()> {
+        fail_point::reach("draining").await?;
         step(self.channel.basic_cancel(self.deliveries.tag(), BasicCancelOptions::default())).await?;
         // Tag 0 with `multiple` is everything unacknowledged on this channel (AMQP 0-9-1, basic.nack).
         step(self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true })).await?;

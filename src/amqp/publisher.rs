@@ -16,6 +16,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::infra::breaker::Breaker;
 use crate::infra::broker;
+use crate::infra::fail_point;
 use crate::infra::status::Status;
 
 /// For a whole batch. Without an answer the outcome is unknown: the same message is published again.
@@ -106,6 +107,9 @@ impl Publisher {
             let mut confirms = Vec::with_capacity(messages.len());
             for message in messages {
                 confirms.push(publish(&channel, message).await);
+            }
+            if fail_point::reach("published-unconfirmed").await.is_err() {
+                return messages.iter().map(|_| Err(PublishError::Unconfirmed)).collect();
             }
             join_all(confirms.into_iter().map(settle)).await
         };

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::infra::backoff::Delays;
 use crate::infra::cache::Cache;
 use crate::infra::db::Tx;
+use crate::infra::fail_point;
 use crate::infra::mailer;
 use crate::infra::one_time_token::{self, Token};
 use crate::infra::outbox::{self, Lane, Row};
@@ -151,6 +152,9 @@ async fn relay_batch(app: &App, sender: &Sender) -> Result<Relayed> {
             let taken = rows.len();
             let rows = make_ready(tx, &app, rows, sender.lane().as_str(), now).await?;
             let results = sender.send(&rows).await;
+            if !rows.is_empty() {
+                fail_point::reach("outbox-confirmed").await?;
+            }
             let failed = settle(tx, &sender, &rows, results, now).await?;
             Ok(Relayed { taken, failed })
         }

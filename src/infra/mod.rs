@@ -13,6 +13,7 @@ pub mod db;
 pub mod django_password;
 pub mod even_time;
 pub mod events;
+pub mod fail_point;
 pub mod keys;
 pub mod mail_text;
 pub mod mailer;

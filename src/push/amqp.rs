@@ -21,6 +21,7 @@ use crate::config;
 use crate::error::{Kind, Result};
 use crate::infra::cache::Cache;
 use crate::infra::db::Tx;
+use crate::infra::fail_point;
 use crate::infra::outbox::{self, Lane, NewMessage};
 
 /// Settles push requests.
@@ -43,12 +44,15 @@ impl PushRequests {
         let settling = self.app.worker_db.write(move |tx| {
             async move {
                 let reads = batch.iter().map(Read::of).collect();
+                fail_point::reach("parsed").await?;
                 let plan = Plan::make(tx, &cache, &batch, reads, &broker, now).await?;
                 plan.carry_out(tx, &publisher, now).await
             }
             .boxed()
         });
-        settling.await
+        let dispositions = settling.await?;
+        fail_point::reach("inbox-committed").await?;
+        Ok(dispositions)
     }
 
     async fn settle_together(&self, batch: Arc<[Incoming]>) -> Vec<Disposition> {
@@ -139,10 +143,12 @@ impl Plan {
         now: DateTime<Utc>,
     ) -> Result<Self> {
         let mut standings = inbox::look_up(tx, &reads).await?;
+        fail_point::reach("inbox-read").await?;
         let new = |standing: &Standing| *standing == Standing::New;
         let requests: Vec<&PushRequest> =
             reads.iter().zip(&standings).filter(|(_, standing)| new(standing)).filter_map(|(read, _)| read.parsed.as_ref().ok()).collect();
         let mut outcomes = process(tx, cache, &requests, now).await?.into_iter();
+        fail_point::reach("resolved").await?;
         rename_conflicts(tx, &mut reads, &mut standings).await?;
         let dispositions = vec![Disposition::Done; batch.len()];
         let mut plan = Self { deliveries: Vec::new(), rows: Vec::new(), entries: Vec::new(), dispositions };
@@ -183,6 +189,7 @@ impl Plan {
             delivered.push((place, entry));
         }
         let published = publisher.publish_all(&messages).await;
+        fail_point::reach("confirmed").await?;
         for ((place, entry), result) in delivered.into_iter().zip(published) {
             match result {
                 Ok(()) => {

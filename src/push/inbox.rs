@@ -13,6 +13,7 @@ use crate::amqp::disposition::Dead;
 use crate::amqp::message::Incoming;
 use crate::error::Result;
 use crate::infra::db::Tx;
+use crate::infra::fail_point;
 
 /// A message as it was understood.
 #[derive(Clone, Debug)]
@@ -36,6 +37,7 @@ pub enum Standing {
 
 impl Read {
     pub fn of(message: &Incoming) -> Self {
+        fail_point::reach_with("reading", &message.body);
         let parsed = parse(message);
         match &parsed {
             Ok(request) => Self {

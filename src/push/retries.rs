@@ -15,6 +15,7 @@ use crate::amqp::disposition::{Dead, DeadReason};
 use crate::amqp::message::Incoming;
 use crate::error::{Error, Kind, Result};
 use crate::infra::correlation;
+use crate::infra::fail_point;
 use crate::infra::outbox::{self, Lane};
 
 /// When a request is tried again; after the last of these never.
@@ -74,6 +75,7 @@ impl PushRequests {
                 if let Some(outgoing) = verdict.outgoing.take() {
                     let published = publisher.publish_all(std::slice::from_ref(&outgoing)).await;
                     published.into_iter().collect::<Result<Vec<()>, _>>().map_err(Error::unavailable)?;
+                    fail_point::reach("retry-confirmed").await?;
                 }
                 outbox::insert_messages(tx, Lane::Amqp, &verdict.rows, now).await?;
                 store::update_entry(tx, &key, &Entry { attempts: kept.attempts, ..verdict.entry }, now).await?;

@@ -1,0 +1,48 @@
+//! The worker alone, as a process that can be killed.
+
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+
+use crate::support::TestApp;
+
+pub struct Worker(Child);
+
+impl Worker {
+    /// Works on the app's database, cache and queues; `changes` come on top of its variables.
+    pub fn start(app: &TestApp, changes: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_user-service"));
+        command.env_clear().args(["--role", "worker"]).kill_on_drop(true).stdout(log()).stderr(log()).envs(app.variables());
+        command.envs([("PORT", "0"), ("BREAKER_OPEN_SECONDS", "3")]).envs(changes.iter().copied());
+        Self(command.spawn().unwrap())
+    }
+
+    /// As a crash would.
+    pub async fn kill(&mut self) {
+        self.0.kill().await.unwrap();
+    }
+
+    /// Asks it to end.
+    pub async fn terminate(&self) {
+        let id = self.0.id().expect("the worker has ended").to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+    }
+
+    /// How it ended.
+    pub async fn ended(&mut self) -> ExitStatus {
+        tokio::time::timeout(Duration::from_secs(30), self.0.wait()).await.expect("the worker did not end within 30 seconds").unwrap()
+    }
+
+    /// Asks it to end, and expects it to have done so in order.
+    pub async fn stop(mut self) {
+        self.terminate().await;
+        assert_eq!(self.ended().await.code(), Some(0), "the worker did not drain in order");
+    }
+}
+
+/// `TEST_LOG=1` shows what it says.
+#[expect(clippy::disallowed_methods, reason = "tests are told whether to log")]
+fn log() -> Stdio {
+    if std::env::var_os("TEST_LOG").is_some() { Stdio::inherit() } else { Stdio::null() }
+}
