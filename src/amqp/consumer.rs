@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::disposition::Disposition;
-use super::message::Incoming;
+use super::message::{Incoming, is_suspect};
 use super::topology;
 use crate::config;
 use crate::error::{Error, Result};
@@ -120,7 +120,9 @@ impl Subscription {
                     let Some(first) = delivery else { return Err(Error::unavailable("the broker cancelled the subscription")) };
                     let batch = self.take_waiting(first.map_err(Error::unavailable)?)?;
                     fail_point::reach("delivered").await?;
-                    self.settle(batch, consumer, status, stop).await?;
+                    for part in apart(batch) {
+                        self.settle(part, consumer, status, stop).await?;
+                    }
                     status.set_held(0);
                 }
             }
@@ -203,6 +205,16 @@ impl Subscription {
         step(self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true })).await?;
         step(self.channel.close(200, "drained".into())).await
     }
+}
+
+/// Each suspect for itself, acknowledged before the next one runs, and then all others together.
+fn apart(batch: Vec<Delivery>) -> Vec<Vec<Delivery>> {
+    let (suspects, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_suspect);
+    let mut parts: Vec<_> = suspects.into_iter().map(|delivery| vec![delivery]).collect();
+    if !others.is_empty() {
+        parts.push(others);
+    }
+    parts
 }
 
 /// A panic costs the batch an attempt, not the process its consumer.

@@ -18,13 +18,19 @@ pub struct Incoming {
     pub content_encoding: Option<String>,
     /// The `type` property.
     pub kind: Option<String>,
-    /// It was redelivered twice: each time the process, or its connection, ended while it had it.
+    /// The process, or its connection, ended twice while it had it; it comes as a batch of its own.
     pub is_suspect: bool,
+}
+
+/// Whether it was redelivered twice. Where the broker does not count, once is enough.
+pub(super) fn is_suspect(delivery: &Delivery) -> bool {
+    delivery.redelivered && delivery_count(delivery.properties.headers().as_ref()).is_none_or(|count| count >= 2)
 }
 
 impl From<&mut Delivery> for Incoming {
     /// Takes the body out of the delivery.
     fn from(delivery: &mut Delivery) -> Self {
+        let is_suspect = is_suspect(delivery);
         let properties = &delivery.properties;
         let text = |value: &Option<ShortString>| value.as_ref().map(|value| value.as_str().to_owned());
         Self {
@@ -34,7 +40,7 @@ impl From<&mut Delivery> for Incoming {
             content_type: text(properties.content_type()),
             content_encoding: text(properties.content_encoding()),
             kind: text(properties.kind()),
-            is_suspect: delivery.redelivered && delivery_count(properties.headers().as_ref()).is_none_or(|count| count >= 2),
+            is_suspect,
         }
     }
 }

@@ -85,18 +85,6 @@ impl PushRequests {
         }
     }
 
-    /// The suspects one by one, and then all others together.
-    async fn settle_apart(&self, batch: &[Incoming]) -> Vec<Disposition> {
-        let mut suspects = Vec::new();
-        for message in batch.iter().filter(|message| message.is_suspect) {
-            suspects.push(self.settle_suspect(message).await);
-        }
-        let others: Arc<[Incoming]> = batch.iter().filter(|message| !message.is_suspect).cloned().collect();
-        let (mut suspects, mut others) = (suspects.into_iter(), self.settle_together(others).await.into_iter());
-        let next = batch.iter().filter_map(|message| if message.is_suspect { suspects.next() } else { others.next() });
-        next.collect()
-    }
-
     async fn put_off(&self, message: Incoming) -> Result<Vec<Disposition>> {
         let now = self.app.clock.now();
         let writing = self.app.worker_db.write(move |tx| {
@@ -112,10 +100,10 @@ impl PushRequests {
 
 impl Consumer for PushRequests {
     async fn settle(&self, batch: Arc<[Incoming]>) -> Vec<Disposition> {
-        if batch.iter().any(|message| message.is_suspect) {
-            return self.settle_apart(&batch).await;
+        match &*batch {
+            [message] if message.is_suspect => vec![self.settle_suspect(message).await],
+            _ => self.settle_together(batch).await,
         }
-        self.settle_together(batch).await
     }
 
     async fn ready(&self) -> bool {
