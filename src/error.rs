@@ -60,6 +60,7 @@ pub enum Code {
     UserNotFound,
     SessionNotFound,
     NoContact,
+    MessageIdConflict,
     RateLimited,
     Unavailable,
     Internal,
@@ -87,6 +88,7 @@ impl Code {
         Code::UserNotFound,
         Code::SessionNotFound,
         Code::NoContact,
+        Code::MessageIdConflict,
         Code::RateLimited,
         Code::Unavailable,
         Code::Internal,
@@ -136,6 +138,9 @@ impl Code {
             Code::UserNotFound => ("user_not_found", Kind::NotFound, "There is no such user."),
             Code::SessionNotFound => ("session_not_found", Kind::NotFound, "The user has no such session."),
             Code::NoContact => ("no_contact", Kind::NotFound, "The user has no contact for this channel."),
+            Code::MessageIdConflict => {
+                ("message_id_conflict", Kind::Conflict, "The id was used by another push request for this user, or by one that died.")
+            }
             Code::RateLimited => ("rate_limited", Kind::RateLimited, "Too many requests; see Retry-After."),
             Code::Unavailable => ("unavailable", Kind::Unavailable, "Something this needs is down or busy; see Retry-After."),
             Code::Internal => ("internal_error", Kind::Internal, "A bug of ours; quote the correlation id."),

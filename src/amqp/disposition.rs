@@ -76,6 +76,8 @@ impl Dead {
             user_id: None,
             exchange: Some(broker.dlx_exchange.clone()),
             routing_key: broker.failed_key.clone(),
+            message_type: None,
+            priority: None,
             // A NUL can stand in a property, but not in a PostgreSQL text.
             message_id: message.message_id.clone().filter(|id| !id.contains('\0')).unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
             correlation_id: message.correlation_id.clone(),

@@ -67,7 +67,7 @@ pub struct Outgoing {
     pub correlation_id: Option<String>,
     pub priority: Option<u8>,
     /// The `type` property.
-    pub kind: Option<&'static str>,
+    pub kind: Option<String>,
     /// Strings by name, only those that we made.
     pub headers: Map<String, Value>,
     pub timestamp_seconds: u64,
@@ -95,8 +95,8 @@ impl Outgoing {
         if let Some(expires_in) = self.expires_in {
             properties = properties.with_expiration(expires_in.num_milliseconds().max(0).to_string().into());
         }
-        if let Some(kind) = self.kind {
-            properties = properties.with_type(kind.into());
+        if let Some(Ok(kind)) = self.kind.as_deref().map(ShortString::try_new) {
+            properties = properties.with_type(kind);
         }
         if !self.headers.is_empty() {
             let mut table = FieldTable::default();

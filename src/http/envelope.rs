@@ -71,6 +71,9 @@ pub struct Reply<T, const STATUS: u16 = 200> {
 /// 201.
 pub type Created<T> = Reply<T, 201>;
 
+/// 202.
+pub type Accepted<T> = Reply<T, 202>;
+
 impl<T, const STATUS: u16> Reply<T, STATUS> {
     pub fn new(message: &'static str, data: T) -> Self {
         Self { message, data, meta: None }
@@ -109,47 +112,36 @@ impl<T: Serialize + JsonSchema, const STATUS: u16> ApiComponent for Reply<T, STA
     }
 }
 
-/// 201 with what was made, or 202 with nothing to show.
+/// One of two answers, each with its status.
 #[derive(Debug)]
-pub enum CreatedOrAccepted<T> {
-    Created(Created<T>),
-    Accepted(Reply<Nothing, 202>),
+pub enum Either<A, B> {
+    First(A),
+    Second(B),
 }
 
-impl<T> CreatedOrAccepted<T> {
-    pub fn created(message: &'static str, data: T) -> Self {
-        Self::Created(Reply::new(message, data))
-    }
-
-    pub fn accepted(message: &'static str) -> Self {
-        Self::Accepted(Reply::new(message, Nothing {}))
-    }
-}
-
-impl<T: Serialize + JsonSchema> Responder for CreatedOrAccepted<T> {
+impl<A: Responder<Body = BoxBody>, B: Responder<Body = BoxBody>> Responder for Either<A, B> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         match self {
-            Self::Created(reply) => reply.respond_to(request),
-            Self::Accepted(reply) => reply.respond_to(request),
+            Self::First(reply) => reply.respond_to(request),
+            Self::Second(reply) => reply.respond_to(request),
         }
     }
 }
 
-impl<T: Serialize + JsonSchema> ApiComponent for CreatedOrAccepted<T> {
+impl<A: ApiComponent, B: ApiComponent> ApiComponent for Either<A, B> {
     fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
-        let accepted = Reply::<Nothing, 202>::schema();
-        Created::<T>::child_schemas().into_iter().chain(Reply::<Nothing, 202>::child_schemas()).chain(accepted).collect()
+        A::child_schemas().into_iter().chain(B::child_schemas()).chain(B::schema()).collect()
     }
 
     fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
-        Created::<T>::schema()
+        A::schema()
     }
 
     fn responses(content_type: Option<String>) -> Option<Responses> {
-        let mut responses = Created::<T>::responses(content_type.clone())?;
-        responses.responses.extend(Reply::<Nothing, 202>::responses(content_type)?.responses);
+        let mut responses = A::responses(content_type.clone())?;
+        responses.responses.extend(B::responses(content_type)?.responses);
         Some(responses)
     }
 }

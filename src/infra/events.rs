@@ -22,6 +22,7 @@ pub enum EventType {
     PreferencesChanged,
     SessionRevoked,
     PushSkipped,
+    PushFailed,
 }
 
 impl EventType {
@@ -35,6 +36,7 @@ impl EventType {
             EventType::PreferencesChanged => "preferences.changed",
             EventType::SessionRevoked => "session.revoked",
             EventType::PushSkipped => "push.skipped",
+            EventType::PushFailed => "push.failed",
         }
     }
 }
@@ -44,15 +46,15 @@ impl EventType {
 pub struct Event {
     pub event_type: EventType,
     pub user_id: Uuid,
-    /// Orders the events of a user.
-    pub version: i64,
+    /// Orders the events of a user; absent where it is not about what is known of him.
+    pub version: Option<i64>,
     /// What this type says besides.
     pub details: Map<String, Value>,
 }
 
 impl Event {
-    pub fn new(event_type: EventType, user_id: Uuid, version: i64) -> Self {
-        Self { event_type, user_id, version, details: Map::new() }
+    pub fn new(event_type: EventType, user_id: Uuid, version: impl Into<Option<i64>>) -> Self {
+        Self { event_type, user_id, version: version.into(), details: Map::new() }
     }
 
     #[must_use]
@@ -79,6 +81,8 @@ impl Event {
             user_id: Some(self.user_id),
             exchange: None,
             routing_key: self.event_type.as_str().to_owned(),
+            message_type: None,
+            priority: None,
             message_id: event_id.to_string(),
             correlation_id: cause.correlation_id.clone(),
             headers: Map::new(),

@@ -140,6 +140,8 @@ async fn insert(
         user_id: Some(to.user_id),
         exchange: Some(config.broker.exchange.clone()),
         routing_key: config.broker.email_key.clone(),
+        message_type: None,
+        priority: None,
         message_id: id.to_string(),
         correlation_id: cause.correlation_id.clone(),
         headers: Map::new(),

@@ -43,6 +43,9 @@ pub struct NewMessage {
     /// `None`: the exchange of the events, which the relay knows.
     pub exchange: Option<String>,
     pub routing_key: String,
+    /// The `type` property.
+    pub message_type: Option<String>,
+    pub priority: Option<u8>,
     pub message_id: String,
     pub correlation_id: String,
     /// String values by name; nothing else travels as a header.
@@ -59,6 +62,8 @@ pub struct Row {
     pub id: Uuid,
     pub exchange: Option<String>,
     pub routing_key: Option<String>,
+    pub message_type: Option<String>,
+    pub priority: Option<i16>,
     pub message_id: Option<String>,
     pub correlation_id: Option<String>,
     pub headers: serde_json::Value,
@@ -76,6 +81,8 @@ struct NewRow<'a> {
     user_id: Option<Uuid>,
     exchange: Option<&'a str>,
     routing_key: Option<&'a str>,
+    message_type: Option<&'a str>,
+    priority: Option<i16>,
     message_id: Option<&'a str>,
     correlation_id: Option<&'a str>,
     headers: serde_json::Value,
@@ -87,7 +94,7 @@ struct NewRow<'a> {
 
 /// Queues messages in the caller's transaction.
 pub async fn insert_messages(conn: &mut AsyncPgConnection, lane: Lane, messages: &[NewMessage], now: DateTime<Utc>) -> QueryResult<()> {
-    // PostgreSQL takes 65,535 parameters a statement; a row has twelve.
+    // PostgreSQL takes 65,535 parameters a statement; a row has fourteen.
     for chunk in messages.chunks(1_000) {
         let rows: Vec<_> = chunk
             .iter()
@@ -97,6 +104,8 @@ pub async fn insert_messages(conn: &mut AsyncPgConnection, lane: Lane, messages:
                 user_id: message.user_id,
                 exchange: message.exchange.as_deref(),
                 routing_key: Some(&message.routing_key),
+                message_type: message.message_type.as_deref(),
+                priority: message.priority.map(i16::from),
                 message_id: Some(&message.message_id),
                 correlation_id: Some(&message.correlation_id),
                 headers: message.headers.clone().into(),
@@ -120,6 +129,8 @@ pub async fn insert_forgotten(conn: &mut AsyncPgConnection, entry: &CacheEntry, 
         user_id: None,
         exchange: None,
         routing_key: None,
+        message_type: None,
+        priority: None,
         message_id: None,
         correlation_id: None,
         headers: serde_json::Value::Object(serde_json::Map::new()),

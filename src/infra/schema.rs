@@ -53,6 +53,8 @@ diesel::table! {
         failed_at -> Nullable<Timestamptz>,
         last_error -> Nullable<Text>,
         one_time_token_id -> Nullable<Uuid>,
+        message_type -> Nullable<Text>,
+        priority -> Nullable<Int2>,
     }
 }
 

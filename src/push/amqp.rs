@@ -152,7 +152,7 @@ impl Plan {
                 }
                 Standing::Conflict => {
                     let dead = Dead::new(DeadReason::MessageIdConflict, "the id was used by another request for this user");
-                    bury(message, read.entry(message, "dead"), &dead, broker, now)
+                    bury(message, read.entry(message, "dead"), &dead, broker, now)?
                 }
                 Standing::New => {
                     let outcome = if read.parsed.is_ok() { outcomes.next() } else { None };

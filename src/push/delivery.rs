@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::PushRequest;
 use super::decision::SkipReason;
 use super::message::MAX_BODY_BYTES;
+use super::store::Key;
 use crate::amqp::disposition::{Dead, DeadReason};
 use crate::amqp::message::Outgoing;
 use crate::card::Card;
@@ -76,7 +77,7 @@ pub fn outgoing(
         message_id: request.notification_id.clone(),
         correlation_id: Some(correlation_id.to_owned()),
         priority: request.priority,
-        kind: Some("push.deliver.v1"),
+        kind: Some("push.deliver.v1".to_owned()),
         headers: Map::new(),
         timestamp_seconds: u64::try_from(now.timestamp()).unwrap_or_default(),
         expires_in: None,
@@ -90,6 +91,12 @@ pub fn skipped(request: &PushRequest, card: &Card, reason: SkipReason, cause: &C
         .with("notification_id", request.notification_id.as_str())
         .with("reason", reason.as_str())
         .message(cause)
+}
+
+/// Announces a death that is nobody's but the request's, or ours.
+pub fn failed(key: &Key, reason: DeadReason, cause: &Cause) -> Result<NewMessage> {
+    let event = Event::new(EventType::PushFailed, key.user_id, None);
+    event.with("notification_id", key.message_id.as_str()).with("reason", reason.as_str()).message(cause)
 }
 
 #[cfg(test)]
@@ -126,7 +133,7 @@ mod tests {
             })
         );
         assert_eq!(
-            (message.message_id.as_str(), message.priority, message.kind, message.mandatory),
+            (message.message_id.as_str(), message.priority, message.kind.as_deref(), message.mandatory),
             ("r-1", Some(9), Some("push.deliver.v1"), true)
         );
     }

@@ -73,6 +73,7 @@ impl Read {
         Entry {
             key: self.key.clone(),
             fingerprint: self.fingerprint,
+            source: "queue",
             outcome,
             reason: None,
             detail: None,

@@ -7,10 +7,12 @@ pub mod amqp;
 pub mod dead_letters;
 pub mod decision;
 mod delivery;
+pub mod http;
 mod inbox;
 mod message;
 mod retries;
 mod store;
+mod submit;
 mod suspects;
 mod verdict;
 

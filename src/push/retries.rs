@@ -114,7 +114,7 @@ impl PushRequests {
                             &Dead::new(DeadReason::RetriesExhausted, "we failed on it each time"),
                             &broker,
                             now,
-                        );
+                        )?;
                         outbox::insert_messages(tx, Lane::Amqp, &verdict.rows, now).await?;
                         Entry { attempts, ..verdict.entry }
                     }

@@ -23,6 +23,8 @@ pub struct Key {
 pub struct Entry {
     pub key: Key,
     pub fingerprint: [u8; 32],
+    /// `queue` or `rest`.
+    pub source: &'static str,
     pub outcome: &'static str,
     pub reason: Option<String>,
     pub detail: Option<String>,
@@ -91,6 +93,11 @@ pub async fn list_seen(conn: &mut AsyncPgConnection, keys: &[&Key]) -> QueryResu
     Ok(rows.into_iter().map(|row| (Key { message_id: row.message_id, user_id: row.user_id }, row.fingerprint)).collect())
 }
 
+/// What became of a request: the outcome and its reason.
+pub async fn find_outcome(conn: &mut AsyncPgConnection, key: &Key) -> QueryResult<(String, Option<String>)> {
+    push_inbox::table.find((&key.message_id, key.user_id)).select((push_inbox::outcome, push_inbox::reason)).first(conn).await
+}
+
 /// Files what became of requests; one that is filed already stays as it is.
 pub async fn insert_entries(conn: &mut AsyncPgConnection, entries: &[Entry], now: DateTime<Utc>) -> QueryResult<usize> {
     if entries.is_empty() {
@@ -100,10 +107,10 @@ pub async fn insert_entries(conn: &mut AsyncPgConnection, entries: &[Entry], now
     diesel::sql_query(
         "INSERT INTO push_inbox (message_id, user_id, fingerprint, source, outcome, reason, detail, attempts, next_attempt_at, body,
            properties, correlation_id, received_at, decided_at)
-         SELECT message_id, user_id, fingerprint, 'queue', outcome, reason, detail, attempts, next_attempt_at, body, properties,
+         SELECT message_id, user_id, fingerprint, source, outcome, reason, detail, attempts, next_attempt_at, body, properties,
            correlation_id, $11, $11
-         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12)
-           AS t(message_id, user_id, fingerprint, outcome, reason, detail, attempts, next_attempt_at, body, properties, correlation_id)
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, $13)
+           AS t(message_id, user_id, fingerprint, outcome, reason, detail, attempts, next_attempt_at, body, properties, correlation_id, source)
          ON CONFLICT (message_id, user_id) DO NOTHING",
     )
     .bind::<Array<Text>, _>(entries.iter().map(|entry| entry.key.message_id.as_str()).collect::<Vec<_>>())
@@ -118,6 +125,7 @@ pub async fn insert_entries(conn: &mut AsyncPgConnection, entries: &[Entry], now
     .bind::<Array<Jsonb>, _>(entries.iter().map(|entry| entry.properties.clone()).collect::<Vec<_>>())
     .bind::<Timestamptz, _>(now)
     .bind::<Array<Text>, _>(entries.iter().map(|entry| entry.correlation_id.as_str()).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(entries.iter().map(|entry| entry.source).collect::<Vec<_>>())
     .execute(conn)
     .await
 }

@@ -71,7 +71,7 @@ impl PushRequests {
         let dead = Dead::new(DeadReason::RetriesExhausted, "the process ended each time it was settled");
         // If even reading it kills, the next run does not read it.
         let read = if run == MAX_RUNS + 1 { Read::of(message) } else { Read::unread(message, dead.clone()) };
-        Ok(Leave::Bury(Box::new(bury(message, read.entry(message, "dead"), &dead, &self.broker, now))))
+        Ok(Leave::Bury(Box::new(bury(message, read.entry(message, "dead"), &dead, &self.broker, now)?)))
     }
 
     /// The process outlived the run. A failure here is harmless: the run stays known as counted.

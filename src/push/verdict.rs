@@ -45,11 +45,11 @@ pub fn judge(message: &Incoming, read: &Read, outcome: Option<Outcome>, broker: 
             return Ok(Verdict { outgoing: None, rows: vec![announcement], entry });
         }
     };
-    Ok(bury(message, read.entry(message, "dead"), &dead, broker, now))
+    bury(message, read.entry(message, "dead"), &dead, broker, now)
 }
 
 /// A message's death: its row keeps the body, and a copy goes to `failed.queue`.
-pub fn bury(message: &Incoming, entry: Entry, dead: &Dead, broker: &config::Broker, now: DateTime<Utc>) -> Verdict {
+pub fn bury(message: &Incoming, entry: Entry, dead: &Dead, broker: &config::Broker, now: DateTime<Utc>) -> Result<Verdict> {
     let reason = dead.reason.as_str();
     tracing::warn!(
         correlation_id = message.correlation_id,
@@ -65,8 +65,12 @@ pub fn bury(message: &Incoming, entry: Entry, dead: &Dead, broker: &config::Brok
         // The id that stood in its body, or the one it was given: so that copy and row are found by the same name.
         copy.message_id.clone_from(&entry.key.message_id);
     }
+    let mut rows = vec![copy];
+    if !entry.key.user_id.is_nil() && dead.reason != DeadReason::UnknownUser {
+        rows.push(delivery::failed(&entry.key, dead.reason, &cause(message, now))?);
+    }
     let (reason, detail, body) = (Some(reason.to_owned()), Some(dead.detail.clone()), Some(message.body.clone()));
-    Verdict { outgoing: None, rows: vec![copy], entry: Entry { outcome: "dead", reason, detail, body, next_attempt_at: None, ..entry } }
+    Ok(Verdict { outgoing: None, rows, entry: Entry { outcome: "dead", reason, detail, body, next_attempt_at: None, ..entry } })
 }
 
 fn cause(message: &Incoming, now: DateTime<Utc>) -> Cause {

@@ -17,7 +17,7 @@ use crate::config::Role;
 use crate::error::{Code, Error, Result};
 use crate::http::middleware::every_request;
 use crate::http::{docs, health, jwks, page};
-use crate::{addresses, directory, passwords, preferences, sessions, users};
+use crate::{addresses, directory, passwords, preferences, push, sessions, users};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -132,6 +132,7 @@ fn api_v1() -> apistos::web::Scope {
         .service(resource("/users/{id}/preferences").route(get().to(directory::http::get_user_preferences)))
         .service(resource("/users/{id}/contact").route(get().to(directory::http::get_user_contact)))
         .service(resource("/users/{id}/push-token").route(get().to(directory::http::get_user_push_token)))
+        .service(resource("/push-requests").route(post().to(push::http::submit_push_request)))
         .service(resource("/auth/login").route(post().to(sessions::http::login)))
         .service(resource("/auth/refresh").route(post().to(sessions::http::refresh_session)))
         .service(resource("/auth/logout").route(post().to(sessions::http::logout)))

@@ -15,7 +15,7 @@ use crate::card::{self, Card, Preferences};
 use crate::error::{Code, Error, Problems, Result};
 use crate::http::State;
 use crate::http::auth::SignedIn;
-use crate::http::envelope::{CreatedOrAccepted, Nothing, Reply};
+use crate::http::envelope::{Accepted, Created, Either, Nothing, Reply};
 use crate::http::extract::{Body, present};
 use crate::http::origin::Origin;
 use crate::http::user_body::{TokensBody, UserBody};
@@ -82,7 +82,11 @@ pub struct RegisteredBody {
     error_code = 503,
     skip_args = "origin"
 )]
-pub async fn register_user(app: State, origin: Origin, Body(body): Body<Register>) -> Result<CreatedOrAccepted<RegisteredBody>> {
+pub async fn register_user(
+    app: State,
+    origin: Origin,
+    Body(body): Body<Register>,
+) -> Result<Either<Created<RegisteredBody>, Accepted<Nothing>>> {
     let (arrived, cause) = (Instant::now(), origin.of_anyone());
     let now = cause.at;
     let admitted = app.hasher.admit()?;
@@ -97,14 +101,14 @@ pub async fn register_user(app: State, origin: Origin, Body(body): Body<Register
     match registered {
         Registered::SignedIn(card, opened) => {
             let tokens = sessions::issue_tokens(&app, opened, now)?.into_body();
-            Ok(CreatedOrAccepted::created("Registered", RegisteredBody { user: card.into(), tokens: Some(tokens) }))
+            Ok(Either::First(Reply::new("Registered", RegisteredBody { user: card.into(), tokens: Some(tokens) })))
         }
         Registered::Unverified(card) => {
-            Ok(CreatedOrAccepted::created("Registered; please follow the mailed link", RegisteredBody { user: card.into(), tokens: None }))
+            Ok(Either::First(Reply::new("Registered; please follow the mailed link", RegisteredBody { user: card.into(), tokens: None })))
         }
         Registered::Private => {
             even_time::wait(arrived, app.config.identity.even_answer).await;
-            Ok(CreatedOrAccepted::accepted("Please follow the link that was mailed to the address"))
+            Ok(Either::Second(Reply::new("Please follow the link that was mailed to the address", Nothing {})))
         }
     }
 }

@@ -98,6 +98,7 @@ async fn attempts(app: &TestApp) -> i64 {
 async fn what_we_fail_on_is_tried_after_1_5_and_25_seconds_and_then_dies() {
     let app = TestApp::start().await;
     let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    let events = broker.subscribe_events("push.failed").await;
     // The batch, the message alone, and three retries.
     break_for(&app, "bad", 5).await;
     for id in ["good-1", "bad", "good-2"] {
@@ -113,6 +114,11 @@ async fn what_we_fail_on_is_tried_after_1_5_and_25_seconds_and_then_dies() {
     eventually("it is dead", async || outcomes(&app, "dead").await == 1).await;
     let letter = broker.receive(&broker.names.failed_queue, 1).await.remove(0);
     assert_eq!((letter.header("x-dead-reason").as_deref(), letter.message_id().as_deref()), (Some("retries_exhausted"), Some("bad")));
+    let failed = broker.receive(&events, 1).await[0].json();
+    assert_eq!(
+        (&failed["user_id"], &failed["notification_id"], &failed["reason"]),
+        (&json!(user.id), &json!("bad"), &json!("retries_exhausted"))
+    );
     app.stop().await.unwrap();
 }
 

@@ -19,6 +19,7 @@ mod passwords;
 mod preferences;
 mod profile;
 mod push;
+mod push_requests;
 mod push_volume;
 mod queues;
 mod refresh;

@@ -24,6 +24,7 @@ pub use wait::eventually;
 
 pub const SERVICE_KEY: &str = "usk_test_reader";
 pub const WEAK_SERVICE_KEY: &str = "usk_test_writer_only";
+pub const FULL_SERVICE_KEY: &str = "usk_test_reader_and_writer";
 pub const PASSWORD: &str = "TestPass123!";
 pub const SECRET: &str = "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e";
 
@@ -279,6 +280,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
         service_keys: vec![
             service_key("reader", SERVICE_KEY, &[Scope::UsersRead]),
             service_key("writer", WEAK_SERVICE_KEY, &[Scope::PushWrite]),
+            service_key("gateway", FULL_SERVICE_KEY, &[Scope::UsersRead, Scope::PushWrite]),
         ],
         limits: config::Limits {
             register_ip: None,
