@@ -56,15 +56,6 @@ pub async fn consume(config: &config::Broker, consumer: &impl Consumer, status: 
     status.set_broker_connected(true);
     tracing::info!(queue = config.push_queue, prefetch = config.prefetch, "consuming");
     let result = subscription.run(config, consumer, status, stop).await;
-    if let Err(error) = &result
-        && error.chain().contains("failed to parse")
-    {
-        // docs/decisions/lapin.md
-        tracing::error!(
-            queue = config.push_queue,
-            "a message has a property that is not UTF-8; nothing behind it is read until it is taken off"
-        );
-    }
     drop(connected);
     broker::close(None, &connection).await;
     result

@@ -3,10 +3,21 @@
 //! lapin's own recovery stays off: the supervisor starts a part again from its connection on, so that topology,
 //! prefetch and consumer are always set up the same way.
 
-use std::time::Duration;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
+use async_rs::traits::Reactor;
+use async_rs::util::RuntimeParts;
+use async_rs::{Runtime, Tokio};
+use futures_util::io::{AsyncRead, AsyncWrite};
+use lapin::tcp::{AMQPUriTcpExt as _, AsyncTcpStream};
+use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties};
 use secrecy::ExposeSecret as _;
+
+use super::amqp_mender::Mended;
 
 use crate::config;
 use crate::error::{Error, Result};
@@ -23,8 +34,46 @@ pub async fn connect(config: &config::Broker, name: &str) -> Result<Connection> 
         url.query_pairs_mut().append_pair("heartbeat", "20");
     }
     let properties = ConnectionProperties::default().with_connection_name(format!("user-service {name}").into());
-    let connecting = Connection::connect(url.as_str(), properties);
+    let uri: AMQPUri = url.as_str().parse().map_err(Error::internal)?;
+    let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), MendingReactor(Tokio::current())));
+    let open = async |uri: AMQPUri, _runtime| {
+        let stream = uri.connect_async(&Runtime::new(Tokio::current())).await?;
+        Ok(AsyncTcpStream::Plain(Mended::new(stream)))
+    };
+    let connecting = Connection::connector(uri, runtime, open, properties);
     tokio::time::timeout(CONNECT_DEADLINE, connecting).await.map_err(Error::unavailable)?.map_err(Error::unavailable)
+}
+
+/// A stream of lapin's, plain or over TLS.
+type Stream = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+
+/// Tokio, but for the connections: those are mended.
+#[derive(Clone, Debug)]
+struct MendingReactor(Tokio);
+
+impl Reactor for MendingReactor {
+    type TcpStream = Mended<Stream>;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    fn register<H: Read + Write + AsFd + AsRawFd + Send + 'static>(
+        &self,
+        socket: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        self.0.register(socket)
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl futures_util::Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    fn tcp_connect_addr(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let connecting = self.0.tcp_connect_addr(address);
+        async { Ok(Mended::new(AsyncTcpStream::Plain(connecting.await?))) }
+    }
 }
 
 /// One step of setting a channel up, or of using it.

@@ -1,9 +1,13 @@
 use lapin::BasicProperties;
 use lapin::options::QueueBindOptions;
 use lapin::types::{AMQPValue, FieldTable};
+use secrecy::ExposeSecret as _;
 use serde_json::json;
+use user_service::config::Broker;
 
-use crate::support::{TestApp, eventually};
+use crate::support::broker::Received;
+use crate::support::mangler::mangler;
+use crate::support::{TestApp, TestBroker, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_request_comes_out_with_the_users_data() {
@@ -221,5 +225,84 @@ async fn a_batch_of_oversized_messages_is_dead_lettered_whole_and_blocks_nothing
     assert_eq!(broker.delivered().await.message_id().as_deref(), Some("good"));
     let dead = broker.receive(&broker.names.failed_queue, 40).await;
     assert!(dead.iter().all(|letter| letter.data == body && letter.header("x-dead-reason").as_deref() == Some("too_large")));
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_property_that_is_no_text_blocks_nothing() {
+    let app = TestApp::start().await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    let through = mangler(app.config.broker.url.as_ref().unwrap().expose_secret()).await;
+    let rude = TestBroker::connect(Broker { url: Some(through.url.clone().into()), ..broker.names.clone() }).await;
+    let mut headers = FieldTable::default();
+    headers.insert("na@me".into(), AMQPValue::LongString("x".into()));
+    let everywhere = BasicProperties::default()
+        .with_message_id("id@".into())
+        .with_correlation_id("@@".into())
+        .with_type("push@".into())
+        .with_app_id("@".into())
+        .with_reply_to("@".into())
+        .with_headers(headers);
+    let body = json!({"user_id": user.id, "template_code": "X"}).to_string();
+    rude.publish(body.as_bytes(), everywhere).await;
+    rude.publish(b"{\"text\": \"@\"", BasicProperties::default().with_message_id("bro@ken".into())).await;
+    broker.request_push(&user.id, "good").await;
+    let delivered = broker.receive(&broker.names.deliver_queue, 2).await;
+    let mut ids: Vec<_> = delivered.iter().filter_map(Received::message_id).collect();
+    ids.sort();
+    assert_eq!(ids, ["good", "id?"]);
+    let letter = broker.receive(&broker.names.failed_queue, 1).await.remove(0);
+    assert_eq!((letter.message_id().as_deref(), letter.data.as_slice()), (Some("bro?ken"), b"{\"text\": \"\xe9\"".as_slice()));
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_headers_and_properties_change_nothing() {
+    let app = TestApp::start().await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    let mut nested = FieldTable::default();
+    nested.insert("text".into(), AMQPValue::LongString("x".repeat(90_000).into()));
+    for _ in 0..300 {
+        let mut outer = FieldTable::default();
+        outer.insert("a".into(), AMQPValue::FieldTable(nested));
+        nested = outer;
+    }
+    let mut death = FieldTable::default();
+    death.insert("count".into(), AMQPValue::LongLongInt(99));
+    death.insert("reason".into(), AMQPValue::LongString("rejected".into()));
+    let keys = || AMQPValue::FieldArray(vec![AMQPValue::LongString(broker.names.deliver_key.as_str().into())].into());
+    let forged = [
+        ("x-death", AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into())),
+        ("CC", keys()),
+        ("BCC", keys()),
+        ("x-attempt", AMQPValue::LongInt(99)),
+        ("x-attempt", AMQPValue::LongInt(-1)),
+        ("x-attempt", AMQPValue::LongString("x".into())),
+        ("x-delivery-count", AMQPValue::LongLongInt(1_000)),
+        ("x-dead-reason", AMQPValue::LongString("forged".into())),
+        ("nested", AMQPValue::FieldTable(nested)),
+    ];
+    let count = forged.len();
+    for (place, (name, value)) in forged.into_iter().enumerate() {
+        let mut headers = FieldTable::default();
+        headers.insert(name.into(), value);
+        let properties = BasicProperties::default().with_headers(headers).with_priority(255).with_expiration("60000".into());
+        let properties = properties.with_reply_to("elsewhere".into()).with_cluster_id("c".into());
+        let body = json!({"user_id": user.id, "template_code": "X", "request_id": format!("f-{place}")}).to_string();
+        broker.publish(body.as_bytes(), properties).await;
+    }
+    // CC and BCC are the broker's to obey: it routes a second copy of the *request*, as it came, past us.
+    let delivered = broker.receive(&broker.names.deliver_queue, count + 2).await;
+    let ours: Vec<_> = delivered.iter().filter(|message| message.json().get("user_data").is_some()).collect();
+    let mut ids: Vec<_> = ours.iter().filter_map(|message| message.message_id()).collect();
+    ids.sort();
+    assert_eq!(ids, (0..count).map(|place| format!("f-{place}")).collect::<Vec<_>>());
+    for message in ours {
+        let names: Vec<_> = message.properties.headers().iter().flat_map(|table| table.inner().keys().map(ToString::to_string)).collect();
+        assert!(names.iter().all(|name| name == "x-delivery-count"), "{names:?} are passed on");
+        assert!(message.properties.expiration().is_none() && message.properties.reply_to().is_none());
+        assert_eq!(message.properties.priority(), &None);
+    }
+    assert_eq!((broker.waiting(&broker.names.deliver_queue).await, broker.waiting(&broker.names.failed_queue).await), (0, 0));
     app.stop().await.unwrap();
 }

@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod client;
+pub mod mangler;
 pub mod smtp;
 pub mod wait;
 
