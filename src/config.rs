@@ -59,6 +59,8 @@ pub struct Config {
     pub mail: Mail,
     /// How mails call this installation.
     pub app_name: String,
+    /// Between "not ready" and the closing of the door, so that balancers look elsewhere first.
+    pub shutdown_delay: Duration,
     pub shutdown_grace: Duration,
     /// Where `users import` finds the Django service's tables.
     pub django_database_url: Option<SecretString>,
@@ -221,6 +223,7 @@ impl Config {
             breaker_open: env.seconds("BREAKER_OPEN_SECONDS", Duration::from_secs(60), 1..=600),
             mail: Mail::read(&mut env, port),
             app_name: env.text("APP_NAME", "User Service"),
+            shutdown_delay: env.seconds("SHUTDOWN_DELAY_SECONDS", Duration::from_secs(2), 0..=60),
             shutdown_grace: env.seconds("SHUTDOWN_GRACE_SECONDS", Duration::from_secs(25), 1..=600),
             django_database_url: env.optional_url(
                 "DJANGO_DATABASE_URL",

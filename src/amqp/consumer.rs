@@ -29,7 +29,7 @@ use crate::infra::status::Status;
 const MAX_BATCH: usize = 256;
 
 /// And the most bytes, so that a few hundred oversized messages do not meet in one transaction.
-const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
+const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 const COUNT_INTERVAL: Duration = Duration::from_secs(15);
 const CHANNEL_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 

@@ -20,7 +20,7 @@ use supervisor::Supervisor;
 ///
 /// `Err` means that something did not end well; the process then exits with 1.
 pub async fn run(app: App, role: Role, listener: TcpListener, stop: CancellationToken) -> Result<()> {
-    let mut supervisor = Supervisor::new(app.status.clone(), stop.clone(), app.config.shutdown_grace);
+    let mut supervisor = Supervisor::new(app.status.clone(), stop.clone(), &app.config);
     {
         let (app, stop) = (app.clone(), stop.clone());
         supervisor.first("migrations", async move { migrate(&app, &stop).await });

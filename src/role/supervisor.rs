@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::infra::backoff::Delays;
 use crate::infra::status::{PartState, Status};
@@ -23,6 +24,7 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 pub struct Supervisor {
     status: Status,
     stop: CancellationToken,
+    delay: Duration,
     grace: Duration,
     /// Open once the first part is done: what is kept running waits for it.
     gate: CancellationToken,
@@ -30,8 +32,9 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    pub fn new(status: Status, stop: CancellationToken, grace: Duration) -> Self {
-        Self { status, stop, grace, gate: CancellationToken::new(), parts: JoinSet::new() }
+    pub fn new(status: Status, stop: CancellationToken, config: &Config) -> Self {
+        let (delay, grace) = (config.shutdown_delay, config.shutdown_grace);
+        Self { status, stop, delay, grace, gate: CancellationToken::new(), parts: JoinSet::new() }
     }
 
     /// A part that everything kept running waits for, and that is done when it ends.
@@ -105,7 +108,11 @@ impl Supervisor {
         let parts = &mut self.parts;
         let draining = async {
             // Accepted requests finish while the workers drain.
-            let stopping = handle.stop(true);
+            let stopping = async {
+                // Readiness says 503 by now; whoever is sent here before that is seen is still answered.
+                tokio::time::sleep(self.delay).await;
+                handle.stop(true).await;
+            };
             let drained = async { while parts.join_next().await.is_some() {} };
             let (_, _, ended) = tokio::join!(stopping, drained, server);
             ended

@@ -62,6 +62,29 @@ impl Cast {
         Self { ada, bob }
     }
 
+    /// People who are yet to come.
+    pub fn absent() -> Self {
+        let user = |name: &str| TestUser {
+            id: uuid::Uuid::now_v7().to_string(),
+            email: format!("{name}@example.com"),
+            access_token: String::new(),
+            push_token: format!("token-of-{name}"),
+        };
+        Self { ada: user("ada"), bob: user("bob") }
+    }
+
+    pub async fn arrive(&self, app: &TestApp) {
+        for (user, name, push) in [(&self.ada, "Ada", true), (&self.bob, "Bob", false)] {
+            let TestUser { id, email, push_token, .. } = user;
+            app.sql(&format!(
+                "INSERT INTO users (id, email, email_key, name, created_at, updated_at) VALUES ('{id}', '{email}', '{email}', '{name}', now(), now());
+                 INSERT INTO push_tokens (id, user_id, token, token_sha256, last_seen_at) VALUES (gen_random_uuid(), '{id}', '{push_token}', sha256('{push_token}'), now());
+                 INSERT INTO preferences (user_id, channel, enabled, updated_at) VALUES ('{id}', 'push', {push}, now())"
+            ))
+            .await;
+        }
+    }
+
     pub fn body(&self, id: &str, kind: Kind) -> Vec<u8> {
         let user_id = match kind {
             Kind::Good => self.ada.id.as_str(),

@@ -4,6 +4,7 @@
 //! kills only our own process or puts a network of ours in between runs beside each other (`beside::`).
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "the figures are worth seeing")]
+#![expect(clippy::large_futures, reason = "a test is awaited once")]
 #![expect(clippy::disallowed_methods, reason = "a laboratory starts what it needs")]
 
 mod alone {
@@ -11,11 +12,15 @@ mod alone {
     mod outages;
 }
 mod beside {
+    mod backlog;
     mod crash_points;
     mod flaws;
     mod mails;
     mod network;
     mod poison;
+    mod redrive;
+    mod rolling;
+    mod silence;
 }
 mod checker;
 mod ledger;

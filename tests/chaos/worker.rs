@@ -12,8 +12,13 @@ pub struct Worker(Child);
 impl Worker {
     /// Works on the app's database, cache and queues; `changes` come on top of its variables.
     pub fn start(app: &TestApp, changes: &[(&str, &str)]) -> Self {
+        Self::start_as("worker", app, changes)
+    }
+
+    /// The same in another role.
+    pub fn start_as(role: &str, app: &TestApp, changes: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_user-service"));
-        command.env_clear().args(["--role", "worker"]).kill_on_drop(true).stdout(log()).stderr(log()).envs(app.variables());
+        command.env_clear().args(["--role", role]).kill_on_drop(true).stdout(log()).stderr(log()).envs(app.variables());
         command.envs([("PORT", "0"), ("BREAKER_OPEN_SECONDS", "3")]).envs(changes.iter().copied());
         Self(command.spawn().unwrap())
     }
@@ -25,8 +30,32 @@ impl Worker {
 
     /// Asks it to end.
     pub async fn terminate(&self) {
-        let id = self.0.id().expect("the worker has ended").to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+        self.signal("TERM").await;
+    }
+
+    /// Stops it where it stands.
+    pub async fn pause(&self) {
+        self.signal("STOP").await;
+    }
+
+    pub async fn resume(&self) {
+        self.signal("CONT").await;
+    }
+
+    async fn signal(&self, name: &str) {
+        let id = self.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().await.unwrap().success());
+    }
+
+    fn id(&self) -> u32 {
+        self.0.id().expect("the worker has ended")
+    }
+
+    /// Resident memory.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// How it ended.

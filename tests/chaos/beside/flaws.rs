@@ -53,9 +53,9 @@ const DELIVERY_LIMIT: i64 = 5;
 #[tokio::test(flavor = "multi_thread")]
 async fn each_of_eight_flaws_is_found_and_a_worker_without_them_is_not_blamed() {
     futures_util::future::join_all(FLAWS.map(async |scene| {
-        let clean = Box::pin(play(scene, None)).await;
+        let clean = play(scene, None).await;
         clean.assert_clean(&format!("no flaw, where {scene:?} would show"), if scene == Flaw::AckBeforePublish { 1 } else { 0 });
-        let flawed = Box::pin(play(scene, Some(scene))).await;
+        let flawed = play(scene, Some(scene)).await;
         println!("{scene:?}: {flawed}");
         let found = match scene {
             Flaw::AckBeforePublish | Flaw::ReturnedTakenForSuccess | Flaw::RequeueInOutage | Flaw::DropOnShutdown => {

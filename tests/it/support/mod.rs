@@ -212,6 +212,7 @@ impl TestApp {
             ("RABBITMQ_EVENTS_EXCHANGE", &broker.events_exchange),
             ("JWT_SECRET", &SECRET.to_owned()),
             ("HOST", &"127.0.0.1".to_owned()),
+            ("SHUTDOWN_DELAY_SECONDS", &"0".to_owned()),
         ]
         .map(|(name, value)| (name, value.clone()))
         .into()
@@ -299,6 +300,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
         breaker_open: Duration::from_secs(3),
         mail: config::Mail { transport: MailTransport::Queue, public_base_url: "https://accounts.example.com".into() },
         app_name: "Test Service".into(),
+        shutdown_delay: Duration::ZERO,
         shutdown_grace: Duration::from_secs(20),
         django_database_url: None,
         log: config::Log { format: LogFormat::Pretty, filter: "info,lapin=off,actix_server=off".into() },
