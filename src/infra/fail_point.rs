@@ -1,7 +1,7 @@
 //! The points at which the fault laboratory lets the process crash, fail or hang. Without the feature `fail-points`, and so in
 //! every release, there is nothing here.
 //!
-//! `FAILPOINTS="confirmed=1*return(abort)"` in the environment arms one: `abort`, `error`, or `hang` for two seconds;
+//! `FAILPOINTS="confirmed=1*return(abort)"` in the environment arms one: `abort`, `panic`, `error`, or `hang` for two seconds;
 //! `abort-on:TEXT` only when what is in hand contains the text.
 
 use crate::error::Result;
@@ -37,6 +37,8 @@ pub fn reach_with(_point: &'static str, _body: &[u8]) {}
 pub async fn reach(point: &'static str) -> Result<()> {
     match armed(point).as_deref() {
         Some("abort") => std::process::abort(),
+        #[expect(clippy::panic, reason = "it is asked for")]
+        Some("panic") => panic!("the fail point '{point}'"),
         Some("error") => Err(crate::error::Error::internal(format!("the fail point '{point}'"))),
         Some("hang") => {
             tokio::time::sleep(std::time::Duration::from_secs(2)).await;

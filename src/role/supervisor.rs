@@ -19,6 +19,9 @@ use crate::infra::status::{PartState, Status};
 /// A part that ran this long had recovered: its next failure starts with a short delay.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
+/// After a panic, which is a bug and no outage: nothing is spared by waiting longer.
+const LONGEST_AFTER_PANIC: Duration = Duration::from_secs(4);
+
 /// The named parts of one process.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -75,10 +78,10 @@ impl Supervisor {
                     delays.reset();
                 }
                 let delay = delays.next_delay();
-                let error = match ended {
-                    Ok(Ok(())) => "it ended by itself".to_owned(),
-                    Ok(Err(error)) => error.chain(),
-                    Err(_panic) => "it panicked".to_owned(),
+                let (error, delay) = match ended {
+                    Ok(Ok(())) => ("it ended by itself".to_owned(), delay),
+                    Ok(Err(error)) => (error.chain(), delay),
+                    Err(_panic) => ("it panicked".to_owned(), delay.min(LONGEST_AFTER_PANIC)),
                 };
                 tracing::warn!(part = name, error, delay_ms = delay.as_millis() as u64, "the part ended and will be started again");
                 status.set_part(name, PartState::Restarting);
@@ -144,4 +147,55 @@ pub async fn watch_signals(stop: CancellationToken) -> std::io::Result<()> {
     stop.cancel();
     tracing::error!(signal = next().await, "asked to stop at once");
     std::process::exit(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::config::Role;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_part_that_panics_is_back_within_five_seconds_each_time_and_the_others_run_on() {
+        const PANICS: usize = 8;
+        let variables = [
+            ("DATABASE_URL", "postgres://h/d"),
+            ("REDIS_URL", "redis://h"),
+            ("RABBITMQ_URL", "amqp://h"),
+            ("JWT_SECRET", "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e"),
+        ];
+        let config = Config::from_map(Role::Both, &BTreeMap::from(variables)).unwrap();
+        let (status, stop, starts) = (Status::default(), CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
+        let mut supervisor = Supervisor::new(status.clone(), stop.clone(), &config);
+        supervisor.first("gate", async { Ok(()) });
+        supervisor.keep("steady", |stop| async move {
+            stop.cancelled().await;
+            Ok(())
+        });
+        let noted = Arc::clone(&starts);
+        supervisor.keep("panicking", move |stop| {
+            let noted = Arc::clone(&noted);
+            async move {
+                let count = {
+                    let mut starts = noted.lock().unwrap();
+                    starts.push(Instant::now());
+                    starts.len()
+                };
+                assert!(count > PANICS, "a bug");
+                stop.cancelled().await;
+                Ok(())
+            }
+        });
+        while starts.lock().unwrap().len() <= PANICS {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert_eq!(status.parts().get("steady").map(|(_, restarts)| *restarts), Some(0));
+        }
+        let starts = starts.lock().unwrap().clone();
+        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] < Duration::from_secs(5)), "{starts:?}");
+        assert_eq!(status.parts()["panicking"], (PartState::Running, PANICS as u32));
+        stop.cancel();
+        while supervisor.parts.join_next().await.is_some() {}
+    }
 }

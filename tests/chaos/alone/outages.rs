@@ -131,3 +131,30 @@ async fn a_service_started_before_its_dependencies_comes_up_when_they_do() {
     drop(healthy);
     app.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_brokers_memory_alarm_blocks_publishers_everything_is_held() {
+    only_on_a_set_of_its_own();
+    let app = TestApp::start().await;
+    let cast = Cast::register(&app).await;
+    let (mut ledger, mut producer) = (Ledger::named("memory-alarm"), Producer::new(app.config.broker.clone()));
+    producer.publish(&mut ledger, &cast, "before", Kind::Good).await;
+    let settled = async || app.count("SELECT count(*) AS n FROM push_inbox").await;
+    eventually("it works", async || settled().await == 1).await;
+    // The worker is to have something to publish while it may not.
+    app.sql("BEGIN; ALTER TABLE push_inbox RENAME TO push_inbox_away; COMMIT").await;
+    for number in 0..500 {
+        producer.publish(&mut ledger, &cast, &format!("a-{number}"), Kind::Good).await;
+    }
+    services(&["rabbitmqctl", "set_vm_memory_high_watermark", "0.00000001"]).await;
+    app.sql("ALTER TABLE push_inbox_away RENAME TO push_inbox").await;
+    eventually("the worker holds what it has", async || app.app.status.held() > 0).await;
+    // Longer than a confirm is waited for.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let during = settled().await;
+    services(&["rabbitmqctl", "set_vm_memory_high_watermark", "0.4"]).await;
+    observe(&app, &mut ledger, Duration::from_secs(65)).await;
+    check(&ledger, &cast, 3).assert_clean("500 requests under a memory alarm", 256);
+    assert_eq!(during, 1, "what was not confirmed was taken for delivered");
+    app.stop().await.unwrap();
+}

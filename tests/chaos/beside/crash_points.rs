@@ -1,4 +1,4 @@
-//! The crash matrix: at each point between delivery and acknowledgement the process crashes, fails or hangs.
+//! The crash matrix: at each point between delivery and acknowledgement the process crashes, panics, fails or hangs.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
@@ -28,6 +28,11 @@ const BUG: &str = "CREATE SEQUENCE bugs;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_point_loses_nothing() {
     lane("abort").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_at_any_point_loses_nothing() {
+    lane("panic").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
