@@ -3,13 +3,13 @@
 //! A message is acknowledged only after its outcome is committed. What cannot be settled now is held, unacknowledged,
 //! and nothing more is pulled meanwhile: a requeue would count towards the queue's delivery limit.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use tokio_util::sync::CancellationToken;
@@ -17,10 +17,10 @@ use uuid::Uuid;
 
 use super::disposition::Disposition;
 use super::message::{Incoming, is_suspect};
+use super::settler::Settler;
 use super::topology;
 use crate::config;
 use crate::error::{Error, Result};
-use crate::infra::backoff::Delays;
 use crate::infra::broker::{self, step};
 use crate::infra::fail_point;
 use crate::infra::status::Status;
@@ -31,7 +31,8 @@ const MAX_BATCH: usize = 256;
 /// And the most bytes, so that a few hundred oversized messages do not meet in one transaction.
 const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 const COUNT_INTERVAL: Duration = Duration::from_secs(15);
-const CHANNEL_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Batches that are settled at a time.
+const MAX_IN_FLIGHT: usize = 2;
 
 /// Settles messages, a batch at a time.
 pub trait Consumer: Send + Sync {
@@ -92,129 +93,67 @@ impl Subscription {
         Ok(Self { channel, counting, deliveries })
     }
 
-    async fn run(mut self, config: &config::Broker, consumer: &impl Consumer, status: &Status, stop: &CancellationToken) -> Result<()> {
+    async fn run(self, config: &config::Broker, consumer: &impl Consumer, status: &Status, stop: &CancellationToken) -> Result<()> {
+        let Self { channel, counting, mut deliveries } = self;
+        let settler = Settler::new(&channel, consumer, status, stop);
+        // While one awaits its confirms another is looked up.
+        let max_batch = usize::from(config.prefetch).div_ceil(MAX_IN_FLIGHT).min(MAX_BATCH);
+        let mut in_flight = FuturesOrdered::new();
         let mut count = tokio::time::interval(COUNT_INTERVAL);
         loop {
+            let takes_more = in_flight.len() < MAX_IN_FLIGHT && !settler.is_holding();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return self.drain().await,
+                () = stop.cancelled() => break,
                 // Before the deliveries, which are always ready under load.
                 _ = count.tick() => {
                     for queue in [&config.push_queue, &config.deliver_queue] {
-                        status.set_queue(queue, topology::count(&self.counting, queue).await?);
+                        status.set_queue(queue, topology::count(&counting, queue).await?);
                     }
                 }
+                Some(settled) = in_flight.next() => settler.acknowledge(settled?).await?,
                 delivery = async {
                     consumer.ready().await;
-                    self.deliveries.next().await
-                } => {
+                    deliveries.next().await
+                }, if takes_more => {
                     let Some(first) = delivery else { return Err(Error::unavailable("the broker cancelled the subscription")) };
-                    let batch = self.take_waiting(first.map_err(Error::unavailable)?)?;
+                    let batch = take_waiting(&mut deliveries, first.map_err(Error::unavailable)?, max_batch)?;
                     fail_point::reach("delivered").await?;
-                    for part in apart(batch) {
-                        self.settle(part, consumer, status, stop).await?;
+                    let (suspects, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_suspect);
+                    if !suspects.is_empty() {
+                        settler.acknowledge_all(&mut in_flight).await?;
+                        settler.settle_apart(suspects).await?;
                     }
-                    status.set_held(0);
-                }
-            }
-        }
-    }
-
-    /// The message that came and whatever else is here already; nobody waits for a batch to fill.
-    fn take_waiting(&mut self, first: Delivery) -> Result<Vec<Delivery>> {
-        let (mut bytes, mut batch) = (first.data.len(), vec![first]);
-        while batch.len() < MAX_BATCH
-            && bytes < MAX_BATCH_BYTES
-            && let Some(Some(delivery)) = self.deliveries.next().now_or_never()
-        {
-            let delivery = delivery.map_err(Error::unavailable)?;
-            bytes += delivery.data.len();
-            batch.push(delivery);
-        }
-        Ok(batch)
-    }
-
-    /// Until every message of the batch is settled, or the connection is gone, or the process stops.
-    async fn settle(
-        &self,
-        mut deliveries: Vec<Delivery>,
-        consumer: &impl Consumer,
-        status: &Status,
-        stop: &CancellationToken,
-    ) -> Result<()> {
-        metrics::histogram!("consumer_batch_size").record(deliveries.len() as f64);
-        let mut messages: Vec<Incoming> = deliveries.iter_mut().map(Incoming::from).collect();
-        let mut delays = Delays::default();
-        loop {
-            let batch: Arc<[Incoming]> = messages.into();
-            let dispositions = settle_guarded(consumer, &batch).await;
-            let all_done = dispositions.iter().all(|disposition| *disposition == Disposition::Done);
-            if all_done && let Some(last) = deliveries.last() {
-                step(self.channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true })).await?;
-                return fail_point::reach("acked-unflushed").await;
-            }
-            let (mut held, mut kept, mut reason) = (Vec::new(), Vec::new(), String::new());
-            for ((delivery, message), disposition) in deliveries.into_iter().zip(batch.iter()).zip(dispositions) {
-                match disposition {
-                    Disposition::Done => step(self.channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default())).await?,
-                    Disposition::Hold(why) => {
-                        held.push(delivery);
-                        kept.push(message.clone());
-                        reason = why;
+                    if !others.is_empty() {
+                        in_flight.push_back(settler.settle(others));
                     }
                 }
             }
-            (deliveries, messages) = (held, kept);
-            tracing::warn!(held = deliveries.len(), reason, "holding messages");
-            status.set_held(deliveries.len());
-            let pause = async {
-                // An open breaker paces better than a guess.
-                if !consumer.ready().await {
-                    tokio::time::sleep(delays.next_delay()).await;
-                }
-            };
-            tokio::select! {
-                () = pause => {}
-                () = self.closed() => return Err(Error::unavailable("the channel closed while messages were held")),
-                () = stop.cancelled() => return Ok(()),
-            }
         }
-    }
-
-    /// Returns once the channel is gone.
-    async fn closed(&self) {
-        while self.channel.status().connected() {
-            tokio::time::sleep(CHANNEL_CHECK_INTERVAL).await;
-        }
-    }
-
-    /// Takes no more, and gives back what was prefetched; what was in hand is settled by now.
-    async fn drain(&self) -> Result<()> {
-        fail_point::reach("draining").await?;
-        step(self.channel.basic_cancel(self.deliveries.tag(), BasicCancelOptions::default())).await?;
-        // Tag 0 with `multiple` is everything unacknowledged on this channel (AMQP 0-9-1, basic.nack).
-        step(self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true })).await?;
-        step(self.channel.close(200, "drained".into())).await
+        settler.acknowledge_all(&mut in_flight).await?;
+        drain(&channel, &deliveries).await
     }
 }
 
-/// Each suspect for itself, acknowledged before the next one runs, and then all others together.
-fn apart(batch: Vec<Delivery>) -> Vec<Vec<Delivery>> {
-    let (suspects, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_suspect);
-    let mut parts: Vec<_> = suspects.into_iter().map(|delivery| vec![delivery]).collect();
-    if !others.is_empty() {
-        parts.push(others);
+/// The message that came and whatever else is here already; nobody waits for a batch to fill.
+fn take_waiting(deliveries: &mut lapin::Consumer, first: Delivery, max_batch: usize) -> Result<Vec<Delivery>> {
+    let (mut bytes, mut batch) = (first.data.len(), vec![first]);
+    while batch.len() < max_batch
+        && bytes < MAX_BATCH_BYTES
+        && let Some(Some(delivery)) = deliveries.next().now_or_never()
+    {
+        let delivery = delivery.map_err(Error::unavailable)?;
+        bytes += delivery.data.len();
+        batch.push(delivery);
     }
-    parts
+    Ok(batch)
 }
 
-/// A panic costs the batch an attempt, not the process its consumer.
-async fn settle_guarded(consumer: &impl Consumer, batch: &Arc<[Incoming]>) -> Vec<Disposition> {
-    match AssertUnwindSafe(consumer.settle(Arc::clone(batch))).catch_unwind().await {
-        Ok(dispositions) => dispositions,
-        Err(_panic) => {
-            tracing::error!("settling a batch panicked");
-            batch.iter().map(|_| Disposition::Hold("settling panicked".to_owned())).collect()
-        }
-    }
+/// Takes no more, and gives back what was prefetched; what was in hand is settled by now.
+async fn drain(channel: &Channel, deliveries: &lapin::Consumer) -> Result<()> {
+    fail_point::reach("draining").await?;
+    step(channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default())).await?;
+    // Tag 0 with `multiple` is everything unacknowledged on this channel (AMQP 0-9-1, basic.nack).
+    step(channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true })).await?;
+    step(channel.close(200, "drained".into())).await
 }

@@ -12,6 +12,8 @@ use crate::infra::outbox::NewMessage;
 pub enum Disposition {
     /// Its outcome is committed: acknowledge it.
     Done,
+    /// Another transaction has a copy of it: to be looked at again in a moment.
+    Busy,
     /// Something it needs is down: keep it unacknowledged and try again, spending no attempt.
     Hold(String),
 }

@@ -5,4 +5,5 @@ pub mod disposition;
 pub mod message;
 pub mod publisher;
 pub mod relay;
+mod settler;
 pub mod topology;

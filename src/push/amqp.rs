@@ -147,7 +147,7 @@ impl Plan {
                     continue;
                 }
                 Standing::Busy => {
-                    plan.dispositions[place] = Disposition::Hold("another worker is at it".to_owned());
+                    plan.dispositions[place] = Disposition::Busy;
                     continue;
                 }
                 Standing::Conflict => {
