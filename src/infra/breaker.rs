@@ -1,6 +1,6 @@
 //! A circuit breaker: a dependency that failed five times in a row is left alone for a while, and then asked once.
 //!
-//! [`Circuit`] is the rule alone, on a clock that it is given; [`Breaker`] shares one between tasks.
+//! `Circuit` is the rule alone, on a clock that it is given; [`Breaker`] shares one between tasks.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
