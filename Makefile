@@ -51,21 +51,14 @@ integration: services ## The service on real PostgreSQL, Redis and RabbitMQ
 timing: services ## What a clock can tell from outside, with 2,000 samples a class at production's cost (an hour)
 	@$(WITH_SERVICES) TIMING_SAMPLES=2000 TIMING_BCRYPT_COST=11 cargo test --quiet --test timing -- --test-threads=1 --nocapture
 
-# What kills services runs alone; a crash matrix and a bad network of our own making beside each other before it.
-CHAOS_TESTS = cargo test --quiet --features fail-points --test chaos -- --nocapture beside:: \
-	&& cargo test --quiet --features fail-points --test chaos -- --nocapture --test-threads=1 alone::
-
-# Its kills would break what runs beside it, so it has a set of services of its own.
+# Its kills would break what runs beside it, so it has services of its own.
 .PHONY: chaos-short
-chaos-short: export SERVICES_SET := chaos
 chaos-short: ## The fault laboratory's short form: kills, a bad network, every crash point
-	@scripts/services up
-	@$(WITH_SERVICES) $(CHAOS_TESTS) && status=0 || status=$$?; scripts/services down; exit $$status
+	@scripts/chaos
 
 .PHONY: chaos
-chaos: export CHAOS := long
 chaos: ## Its long form: 10,000 messages and 40 kills, three times; ten minutes of outage (an hour)
-	@$(MAKE) chaos-short
+	@CHAOS=long scripts/chaos
 
 .PHONY: bench
 bench: services ## Requests and messages a second next to bare counterparts, as ratios

@@ -103,8 +103,10 @@ async fn play(scene: Flaw, flaw: Option<Flaw>) -> Findings {
     let crash_at = (scene == Flaw::AckBeforePublish).then_some("x-5");
     let stop_at = (scene == Flaw::DropOnShutdown).then_some("x-5");
     let run = || worker.run(&cards, crash_at, stop_at, &stop);
+    // To use up the queue's patience takes many a requeue.
+    let outage = Duration::from_millis(if flaw == Some(Flaw::RequeueInOutage) { 6_000 } else { 1_500 });
     let mending = async {
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        tokio::time::sleep(outage).await;
         proxy.set(Fault::None);
         bind(names, true).await;
         if crash_at.is_some() || stop_at.is_some() {
@@ -113,8 +115,9 @@ async fn play(scene: Flaw, flaw: Option<Flaw>) -> Findings {
         }
     };
     let watching = async {
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
-        observe(&app, &mut ledger, Duration::from_secs(4)).await;
+        tokio::time::sleep(outage).await;
+        // What a flaw lost is waited for in vain.
+        observe(&app, &mut ledger, Duration::from_secs(if flaw.is_some() { 4 } else { 60 })).await;
         stop.cancel();
     };
     if scene == Flaw::CheckThenAct {
