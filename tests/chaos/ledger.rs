@@ -5,7 +5,8 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _};
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
+use futures_util::StreamExt as _;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use secrecy::ExposeSecret as _;
@@ -14,6 +15,9 @@ use user_service::config::Broker;
 
 use crate::support::TestApp;
 use crate::support::client::TestUser;
+
+/// After which a queue counts as empty.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// A request by what must become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +221,9 @@ impl Producer {
 pub async fn observe(app: &TestApp, ledger: &mut Ledger, patience: Duration) {
     let deadline = Instant::now() + patience;
     loop {
-        // A service that is just coming back refuses; the next round asks again.
+        let is_over = Instant::now() > deadline;
+        // A service that is just coming back refuses; the next round asks again. What is written was published before, so
+        // it is looked for after.
         if let Ok(rows) = rows(&app.database_url).await {
             ledger.rows = rows;
             let _ = take_all(&app.config.broker, ledger).await;
@@ -225,7 +231,7 @@ pub async fn observe(app: &TestApp, ledger: &mut Ledger, patience: Duration) {
                 break;
             }
         }
-        if Instant::now() > deadline {
+        if is_over {
             // The checker tells what is missing.
             ledger.note("gave up waiting", json!(null));
             break;
@@ -256,8 +262,11 @@ async fn take_all(names: &Broker, ledger: &mut Ledger) -> lapin::Result<()> {
     let channel = connection.create_channel().await?;
     for queue in [&names.deliver_queue, &names.failed_queue] {
         let mut last = None;
-        while let Some(message) = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await? {
-            let delivery = message.delivery;
+        let consumer =
+            channel.basic_consume(queue.as_str().into(), "observer".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let mut consumer = consumer.await?;
+        while let Ok(Some(delivery)) = tokio::time::timeout(QUIET, consumer.next()).await {
+            let delivery = delivery?;
             let id = delivery.properties.message_id().as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default();
             last = Some(delivery.delivery_tag);
             // Taken before and not acknowledged: the same message, not another one.
@@ -277,6 +286,7 @@ async fn take_all(names: &Broker, ledger: &mut Ledger) -> lapin::Result<()> {
                 ledger.dead_copies.push(id);
             }
         }
+        channel.basic_cancel("observer".into(), BasicCancelOptions::default()).await?;
         if let Some(tag) = last {
             channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
         }

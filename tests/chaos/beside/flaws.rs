@@ -99,6 +99,7 @@ async fn play(scene: Flaw, flaw: Option<Flaw>) -> Findings {
     if matches!(scene, Flaw::RequeueInOutage | Flaw::RetryCountedInOutage) {
         proxy.set(Fault::Reset);
     }
+    let loses = matches!(flaw, Some(Flaw::AckBeforePublish | Flaw::ReturnedTakenForSuccess | Flaw::RequeueInOutage | Flaw::DropOnShutdown));
     let stop = CancellationToken::new();
     let crash_at = (scene == Flaw::AckBeforePublish).then_some("x-5");
     let stop_at = (scene == Flaw::DropOnShutdown).then_some("x-5");
@@ -117,7 +118,7 @@ async fn play(scene: Flaw, flaw: Option<Flaw>) -> Findings {
     let watching = async {
         tokio::time::sleep(outage).await;
         // What a flaw lost is waited for in vain.
-        observe(&app, &mut ledger, Duration::from_secs(if flaw.is_some() { 4 } else { 60 })).await;
+        observe(&app, &mut ledger, Duration::from_secs(if loses { 8 } else { 60 })).await;
         stop.cancel();
     };
     if scene == Flaw::CheckThenAct {
