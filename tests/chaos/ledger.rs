@@ -248,7 +248,9 @@ fn is_settled(ledger: &Ledger) -> bool {
     let ended: BTreeSet<&str> = ledger.rows.iter().filter(|row| row.outcome != "retry").map(|row| row.message_id.as_str()).collect();
     let dead = ledger.rows.iter().filter(|row| row.outcome == "dead").count();
     let copies: BTreeSet<&String> = ledger.dead_copies.iter().collect();
-    ledger.confirmed.iter().all(|id| ended.contains(id.as_str())) && copies.len() >= dead
+    let delivered: BTreeSet<&str> = ledger.delivered.iter().map(|delivery| delivery.id.as_str()).collect();
+    let arrived = |row: &Row| row.outcome != "delivered" || delivered.contains(row.message_id.as_str());
+    ledger.confirmed.iter().all(|id| ended.contains(id.as_str())) && copies.len() >= dead && ledger.rows.iter().all(arrived)
 }
 
 async fn rows(database_url: &str) -> Result<Vec<Row>, Box<dyn std::error::Error>> {
