@@ -12,6 +12,7 @@ use crate::infra::clock::Clock;
 use crate::infra::db::Database;
 use crate::infra::keys::ServerKeys;
 use crate::infra::password_hash::PasswordHasher;
+use crate::infra::rate_limit::RateLimiter;
 use crate::infra::status::Status;
 
 /// For transactions in flight, at the very end.
@@ -29,6 +30,8 @@ pub struct App {
     pub access_tokens: AccessTokens,
     pub keys: ServerKeys,
     pub hasher: PasswordHasher,
+    pub user_limiter: RateLimiter,
+    pub ip_limiter: RateLimiter,
     pub clock: Clock,
     pub status: Status,
 }
@@ -58,6 +61,8 @@ impl App {
                 ServerKeys::new(current, previous)
             },
             hasher: PasswordHasher::new(config.identity.bcrypt_cost)?,
+            user_limiter: RateLimiter::new("default_user", config.limits.default_user),
+            ip_limiter: RateLimiter::new("default_ip", config.limits.default_ip),
             clock,
             status,
             config: Arc::new(config),

@@ -5,7 +5,6 @@ mod keys;
 mod users;
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -18,6 +17,7 @@ use crate::config::{Config, Problems, Role};
 use crate::infra::access_token::AccessTokens;
 use crate::infra::clock::Clock;
 use crate::infra::{migrations, telemetry};
+use crate::role::api::Listeners;
 use crate::role::{self, supervisor};
 
 /// The source of truth for people in a distributed notification system.
@@ -101,8 +101,14 @@ async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
     telemetry::start_logging(&config.log);
     #[cfg(feature = "fail-points")]
     let _armed = crate::infra::fail_point::arm();
+    let listeners = Listeners::bind(&config.http)?;
     let address = format!("{}:{}", config.http.host, config.http.port);
-    let listener = TcpListener::bind(&address).with_context(|| format!("cannot listen on {address}; is PORT taken?"))?;
+    if !config.http.service_auth {
+        tracing::warn!(
+            port = config.http.internal_port,
+            "SERVICE_AUTH=off: whoever reaches INTERNAL_PORT reads every user's preferences, contacts and push tokens"
+        );
+    }
     let app = App::new(config, role, Clock::default())?;
     let stop = CancellationToken::new();
     let signals = actix_rt::spawn(supervisor::watch_signals(stop.clone()));
@@ -113,7 +119,7 @@ async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
         );
     }
     tracing::info!(address, ?role, version = env!("CARGO_PKG_VERSION"), "serving");
-    let ended = role::run(app, role, listener, stop).await;
+    let ended = role::run(app, role, listeners, stop).await;
     signals.abort();
     ended.map_err(|error| anyhow::anyhow!(error.chain()))
 }

@@ -84,6 +84,12 @@ pub struct Http {
     pub docs: bool,
     /// How many proxies in front of us append to `X-Forwarded-For`.
     pub trusted_proxy_count: usize,
+    /// Where services, aliases, metrics and admin pages are then, and only there.
+    pub internal_port: Option<u16>,
+    /// Where metrics are then, and only there.
+    pub metrics_port: Option<u16>,
+    /// Whether preferences, contact and push-token reads need a service key on the internal port.
+    pub service_auth: bool,
 }
 
 /// A sibling service's key: its hash, never the key.
@@ -140,6 +146,9 @@ pub struct Limits {
     pub token_ip: Limit,
     pub refresh_session: Limit,
     pub password_change: Limit,
+    /// Of a signed-in user, over everything.
+    pub default_user: Limit,
+    pub default_ip: Limit,
 }
 
 #[derive(Clone, Debug)]
@@ -204,6 +213,9 @@ impl Config {
                 cors_allowed_origins: env.origins("CORS_ALLOWED_ORIGINS"),
                 docs: env.choice("DOCS", &[("on", true), ("off", false)], true),
                 trusted_proxy_count: env.number("TRUSTED_PROXY_COUNT", 0, 0..=10),
+                internal_port: env.optional_number("INTERNAL_PORT", 0..=65535),
+                metrics_port: env.optional_number("METRICS_PORT", 0..=65535),
+                service_auth: env.choice("SERVICE_AUTH", &[("on", true), ("off", false)], true),
             },
             identity: Identity::read(&mut env),
             service_keys: env.service_keys("SERVICE_API_KEYS"),
@@ -218,6 +230,8 @@ impl Config {
                 token_ip: env.limit("LIMIT_TOKEN_IP", 30, 60),
                 refresh_session: env.limit("LIMIT_REFRESH_SESSION", 30, 60),
                 password_change: env.limit("LIMIT_PASSWORD_CHANGE", 5, 60),
+                default_user: env.limit("LIMIT_DEFAULT_USER", 300, 60),
+                default_ip: env.limit_off("LIMIT_DEFAULT_IP", 1000, 60),
             },
             inbox_retention: TimeDelta::hours(env.number("INBOX_RETENTION_HOURS", 24, 1..=720)),
             breaker_open: env.seconds("BREAKER_OPEN_SECONDS", Duration::from_secs(60), 1..=600),
@@ -236,9 +250,25 @@ impl Config {
                 filter: env.filter("RUST_LOG", "info,lapin=off,actix_server=warn"),
             },
         };
-        env.refuse_not_yet();
+        config.http.check(&mut env);
         env.refuse_unknown_limits(&names);
         env.finish(config)
+    }
+}
+
+impl Http {
+    fn check(&self, env: &mut Reader<'_>) {
+        if !self.service_auth && self.internal_port.is_none() {
+            env.problem("SERVICE_AUTH", "is off, which would open users' data to everybody", "on, or off with INTERNAL_PORT");
+        }
+        let ports = [("INTERNAL_PORT", self.internal_port), ("METRICS_PORT", self.metrics_port)];
+        for (at, (name, port)) in ports.into_iter().enumerate() {
+            // 0 asks the system for one that is free.
+            let taken = |other: Option<u16>| other == port && port.is_some_and(|port| port != 0);
+            if taken(Some(self.port)) || ports[..at].iter().any(|(_, other)| taken(*other)) {
+                env.problem(name, "is the port of another door", "a port of its own");
+            }
+        }
     }
 }
 
@@ -323,13 +353,16 @@ mod tests {
     }
 
     #[test]
-    fn what_this_version_lacks_is_refused_and_not_passed_over() {
-        for (name, value) in
-            [("INTERNAL_PORT", "8001"), ("SERVICE_AUTH", "off"), ("METRICS_PORT", "9000"), ("LIMIT_DEFAULT_USER", "300/60")]
-        {
-            assert!(with(&[(name, value)]).unwrap_err().to_string().contains(name), "{name}={value}");
+    fn doors_have_ports_of_their_own_and_services_go_without_keys_only_at_an_inner_one() {
+        for (changes, named) in [
+            (vec![("SERVICE_AUTH", "off")], "SERVICE_AUTH"),
+            (vec![("INTERNAL_PORT", "8000")], "INTERNAL_PORT"),
+            (vec![("INTERNAL_PORT", "9000"), ("METRICS_PORT", "9000")], "METRICS_PORT"),
+        ] {
+            assert!(with(&changes).unwrap_err().to_string().contains(named), "{changes:?}");
         }
-        assert!(with(&[("LIMIT_DEFAULT_USER", "off"), ("MAIL_TRANSPORT", "queue"), ("INTERNAL_PORT", "")]).is_ok());
+        let config = with(&[("SERVICE_AUTH", "off"), ("INTERNAL_PORT", "8001"), ("METRICS_PORT", "9000")]).unwrap();
+        assert!(!config.http.service_auth && config.limits.default_ip.is_none() && config.limits.default_user.is_some());
     }
 
     #[test]

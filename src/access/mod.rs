@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::card::{self, Card};
 use crate::config::{Scope, ServiceKey};
-use crate::error::{Code, Error, Result};
+use crate::error::{Allowance, Code, Error, Result};
 use crate::infra::cache::{CacheEntry, CacheValue};
 use crate::infra::cause::Cause;
 use crate::infra::db::Tx;
@@ -50,6 +50,11 @@ pub enum Caller {
 }
 
 impl Service {
+    /// Who asks without a key where `SERVICE_AUTH=off` lets him.
+    pub fn unnamed() -> Self {
+        Self { name: "unnamed".to_owned(), scopes: vec![Scope::UsersRead] }
+    }
+
     /// Whether its key carries the scope.
     pub fn require(&self, scope: Scope) -> Result<()> {
         if self.scopes.contains(&scope) {
@@ -74,27 +79,54 @@ impl Caller {
     }
 }
 
-/// The session of an access token, if both are alive.
-pub async fn authenticate(app: &App, token: &str) -> Result<Session> {
+/// A live session, and what was learned on the way.
+#[derive(Clone, Debug)]
+pub struct Authenticated {
+    pub session: Session,
+    /// The user's card, if it was cached.
+    pub card: Option<Card>,
+    pub allowance: Option<Allowance>,
+}
+
+/// The session of an access token, if both are alive, and its user within his limit.
+///
+/// One round trip to Redis reads session and card and counts the request.
+pub async fn authenticate(app: &App, token: &str) -> Result<Authenticated> {
     let now = app.clock.now();
     let claims = app.access_tokens.verify(token, now)?;
     let session = Session { session_id: claims.sid, user_id: claims.sub };
-    let key = session_key(session.session_id);
-    if let Ok(found) = app.cache.get_many(std::slice::from_ref(&key)).await
-        && let Some(Some((_, payload))) = found.first()
-        && serde_json::from_str(payload).ok() == Some(session)
-    {
-        return Ok(session);
+    let (cached, card, counted) = read_cached(app, session, now).await;
+    let allowance = app.user_limiter.judge(&session.user_id.to_string(), counted, now)?;
+    if cached != Some(session) {
+        confirm(app, session, now).await?;
     }
+    Ok(Authenticated { session, card, allowance })
+}
+
+async fn read_cached(app: &App, session: Session, now: DateTime<Utc>) -> (Option<Session>, Option<Card>, Option<u64>) {
+    let keys = [session_key(session.session_id), card::key(session.user_id)];
+    let found = match app.user_limiter.counter(&session.user_id.to_string(), now) {
+        Some(counter) => app.cache.get_many_counting(&keys, &counter).await.map(|(found, counted)| (found, Some(counted))),
+        None => app.cache.get_many(&keys).await.map(|found| (found, None)),
+    };
+    let Ok((found, counted)) = found else { return (None, None, None) };
+    let mut found = found.into_iter().map(Option::unwrap_or_default);
+    let cached = found.next().and_then(|(_, payload)| serde_json::from_str(&payload).ok());
+    (cached, found.next().and_then(|value| card::read_value(value, session.user_id)), counted)
+}
+
+/// Asks PostgreSQL, and has the answer cached.
+async fn confirm(app: &App, session: Session, now: DateTime<Utc>) -> Result<()> {
     let alive = app.db.read(move |conn| async move { Ok(store::find_live_session(conn, session.session_id, now).await?) }.boxed()).await?;
     if alive != Some(session.user_id) {
         return Err(Error::new(Code::Unauthenticated, "The session has ended."));
     }
     if let Ok(payload) = serde_json::to_string(&session) {
         // Not kept means asked again.
-        let _ = app.cache.put_many(&[CacheValue { key, version: ALIVE, payload, ttl: SESSION_TTL }]).await;
+        let value = CacheValue { key: session_key(session.session_id), version: ALIVE, payload, ttl: SESSION_TTL };
+        let _ = app.cache.put_many(&[value]).await;
     }
-    Ok(session)
+    Ok(())
 }
 
 /// Whose key this is.

@@ -1,18 +1,23 @@
 //! `/auth/verify-email` and `/users/email`.
 
 use apistos::{ApiComponent, api_operation};
+use futures_util::FutureExt as _;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::time::Instant;
 
+use crate::app::App;
 use crate::card::email_address::EmailAddress;
 use crate::error::{Error, Result};
 use crate::http::State;
 use crate::http::auth::SignedIn;
 use crate::http::envelope::{Nothing, Reply};
 use crate::http::extract::Body;
+use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
+use crate::infra::even_time;
 use crate::infra::one_time_token::Purpose;
-use crate::passwords::Password;
+use crate::passwords::{self, Password};
 
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
 #[serde(deny_unknown_fields)]
@@ -29,14 +34,44 @@ pub struct FollowLink {
     skip_args = "origin",
     error_code = 400,
     error_code = 408,
+    error_code = 409,
     error_code = 413,
     error_code = 415,
+    error_code = 422,
     error_code = 429,
     error_code = 503
 )]
-pub async fn verify_email(app: State, origin: Origin, Body(body): Body<FollowLink>) -> Result<Reply<Nothing>> {
-    super::confirm(&app, body.token, &[Purpose::EmailVerification], origin.of_anyone()).await?;
-    Ok(Reply::new("Address verified", Nothing {}))
+pub async fn verify_email(
+    app: State,
+    origin: Origin,
+    idempotency: Idempotency,
+    Body(body): Body<FollowLink>,
+) -> Result<Answer<Reply<Nothing>>> {
+    follow(&app, body, &[Purpose::EmailVerification], origin, idempotency, "Address verified").await
+}
+
+async fn follow(
+    app: &App,
+    body: FollowLink,
+    purposes: &'static [Purpose],
+    origin: Origin,
+    idempotency: Idempotency,
+    message: &'static str,
+) -> Result<Answer<Reply<Nothing>>> {
+    let cause = origin.of_anyone();
+    if let Some(answer) = idempotency.find(app, &cause).await? {
+        return Ok(answer);
+    }
+    let token = super::open_link(app, body.token, purposes, &cause).await?;
+    let config = app.config.clone();
+    let writing = idempotency.write(app, cause, move |tx, cause| {
+        async move {
+            super::confirm(tx, &token, &config, cause).await?;
+            Ok(Reply::new(message, Nothing {}))
+        }
+        .boxed()
+    });
+    writing.await
 }
 
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
@@ -53,15 +88,34 @@ pub struct ResendVerification {
     skip_args = "origin",
     error_code = 400,
     error_code = 408,
+    error_code = 409,
     error_code = 413,
     error_code = 415,
+    error_code = 422,
     error_code = 429,
     error_code = 503
 )]
-pub async fn resend_verification(app: State, origin: Origin, Body(body): Body<ResendVerification>) -> Result<Reply<Nothing>> {
+pub async fn resend_verification(
+    app: State,
+    origin: Origin,
+    idempotency: Idempotency,
+    Body(body): Body<ResendVerification>,
+) -> Result<Answer<Reply<Nothing>>> {
+    let arrived = Instant::now();
     let email = EmailAddress::parse(&body.email).map_err(|problem| Error::field("email", problem))?;
-    super::resend_verification(&app, &email, origin.of_anyone()).await?;
-    Ok(Reply::new("If the address waits to be verified, a mail is on its way", Nothing {}))
+    let cause = origin.of_anyone();
+    super::count_resend_request(&app, &cause).await?;
+    let (keys, config) = (app.keys.clone(), app.config.clone());
+    let writing = idempotency.write(&app, cause, move |tx, cause| {
+        async move {
+            super::resend_verification(tx, &email, &keys, &config, cause).await?;
+            Ok(Reply::new("If the address waits to be verified, a mail is on its way", Nothing {}))
+        }
+        .boxed()
+    });
+    let written = writing.await;
+    even_time::wait(arrived, app.config.identity.even_answer).await;
+    written
 }
 
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
@@ -83,8 +137,10 @@ pub struct RequestEmailChange {
     error_code = 401,
     error_code = 403,
     error_code = 408,
+    error_code = 409,
     error_code = 413,
     error_code = 415,
+    error_code = 422,
     error_code = 429,
     error_code = 503
 )]
@@ -92,11 +148,24 @@ pub async fn request_email_change(
     app: State,
     SignedIn(session): SignedIn,
     origin: Origin,
+    idempotency: Idempotency,
     Body(body): Body<RequestEmailChange>,
-) -> Result<Reply<Nothing>> {
+) -> Result<Answer<Reply<Nothing>>> {
     let email = EmailAddress::parse(&body.email).map_err(|problem| Error::field("email", problem))?;
-    super::request_change(&app, session, email, Password::typed(&body.current_password), origin.of(session)).await?;
-    Ok(Reply::new("Please follow the link that was mailed to the new address", Nothing {}))
+    let cause = origin.of(session);
+    if let Some(answer) = idempotency.find(&app, &cause).await? {
+        return Ok(answer);
+    }
+    let card = passwords::check_current(&app, session, Password::typed(&body.current_password), cause.at).await?.card;
+    let (keys, config) = (app.keys.clone(), app.config.clone());
+    let writing = idempotency.write(&app, cause, move |tx, cause| {
+        async move {
+            super::request_change(tx, &card, &email, &keys, &config, cause).await?;
+            Ok(Reply::new("Please follow the link that was mailed to the new address", Nothing {}))
+        }
+        .boxed()
+    });
+    writing.await
 }
 
 #[api_operation(
@@ -107,12 +176,18 @@ pub async fn request_email_change(
     skip_args = "origin",
     error_code = 400,
     error_code = 408,
+    error_code = 409,
     error_code = 413,
     error_code = 415,
+    error_code = 422,
     error_code = 429,
     error_code = 503
 )]
-pub async fn confirm_email_change(app: State, origin: Origin, Body(body): Body<FollowLink>) -> Result<Reply<Nothing>> {
-    super::confirm(&app, body.token, &[Purpose::EmailChange], origin.of_anyone()).await?;
-    Ok(Reply::new("Address changed", Nothing {}))
+pub async fn confirm_email_change(
+    app: State,
+    origin: Origin,
+    idempotency: Idempotency,
+    Body(body): Body<FollowLink>,
+) -> Result<Answer<Reply<Nothing>>> {
+    follow(&app, body, &[Purpose::EmailChange], origin, idempotency, "Address changed").await
 }

@@ -7,9 +7,7 @@ pub mod pages;
 mod store;
 
 use futures_util::FutureExt as _;
-use tokio::time::Instant;
 
-use crate::access::Session;
 use crate::app::App;
 use crate::card::email_address::EmailAddress;
 use crate::card::{self, Card};
@@ -19,61 +17,55 @@ use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
 use crate::infra::db::Tx;
 use crate::infra::events::{self, Event, EventType};
+use crate::infra::keys::ServerKeys;
 use crate::infra::mailer::{self, Recipient, Template};
 use crate::infra::one_time_token::{self, Purpose, Token};
-use crate::infra::{even_time, throttle};
-use crate::passwords::{self, Password};
+use crate::infra::throttle;
 
 /// Mails the link that proves the address of a new account, in the caller's transaction.
 pub async fn send_verification(tx: &mut Tx, card: &Card, config: &Config, cause: &Cause) -> Result<()> {
     mailer::send_link(tx, Template::EmailVerification, Purpose::EmailVerification, card.recipient(), config, cause).await
 }
 
-/// Mails that link again, if there is somebody who needs it.
-pub async fn resend_verification(app: &App, email: &EmailAddress, cause: Cause) -> Result<()> {
-    let arrived = Instant::now();
-    let (keys, limits, now, bucket) = (app.keys.clone(), app.config.limits.clone(), cause.at, cause.ip_bucket());
-    app.db.read(move |conn| async move { throttle::count(conn, &keys, "RESEND_IP", &bucket, limits.reset_ip, now).await }.boxed()).await?;
-    let (email_key, keys, config) = (email.key(), app.keys.clone(), app.config.clone());
-    let writing = app.db.write(move |tx| {
-        async move {
-            let within = throttle::is_within(tx, &keys, "RESEND", &email_key, config.limits.resend, now).await?;
-            let user_id = card::find_id_by_email_key(tx, &email_key).await?.unwrap_or_default();
-            match card::find(tx, user_id).await? {
-                Some(card) if within && card.is_active && !card.email_verified => send_verification(tx, &card, &config, &cause).await,
-                _ => Ok(()),
-            }
-        }
-        .boxed()
-    });
-    let written = writing.await;
-    even_time::wait(arrived, app.config.identity.even_answer).await;
-    written
+/// Counts a request from an address, before anybody is looked up for it.
+pub async fn count_resend_request(app: &App, cause: &Cause) -> Result<()> {
+    let (keys, limit, now, bucket) = (app.keys.clone(), app.config.limits.reset_ip, cause.at, cause.ip_bucket());
+    app.db.read(move |conn| async move { throttle::count(conn, &keys, "RESEND_IP", &bucket, limit, now).await }.boxed()).await
 }
 
-/// Mails a link to the new address, which makes the change, and a notice to the old one. To whom the new address belongs
-/// now is not told: if to somebody, no link is mailed.
-pub async fn request_change(app: &App, session: Session, email: EmailAddress, current: Password, cause: Cause) -> Result<()> {
-    let card = passwords::check_current(app, session, current, cause.at).await?.card;
+/// Mails that link again, if there is somebody who needs it.
+pub async fn resend_verification(tx: &mut Tx, email: &EmailAddress, keys: &ServerKeys, config: &Config, cause: &Cause) -> Result<()> {
+    let email_key = email.key();
+    let within = throttle::is_within(tx, keys, "RESEND", &email_key, config.limits.resend, cause.at).await?;
+    let user_id = card::find_id_by_email_key(tx, &email_key).await?.unwrap_or_default();
+    match card::find(tx, user_id).await? {
+        Some(card) if within && card.is_active && !card.email_verified => send_verification(tx, &card, config, cause).await,
+        _ => Ok(()),
+    }
+}
+
+/// Mails a link to the new address of somebody who showed his password, and a notice to the old one. To whom the new
+/// address belongs now is not told: if to somebody, no link is mailed.
+pub async fn request_change(
+    tx: &mut Tx,
+    card: &Card,
+    email: &EmailAddress,
+    keys: &ServerKeys,
+    config: &Config,
+    cause: &Cause,
+) -> Result<()> {
     if email.as_str() == card.email {
         return Ok(());
     }
-    let (config, keys) = (app.config.clone(), app.keys.clone());
-    let writing = app.db.write(move |tx| {
-        async move {
-            let owner = card::find_id_by_email_key(tx, &email.key()).await?;
-            // Nobody's mailbox is filled by somebody who has an account here.
-            let within = throttle::is_within(tx, &keys, "EMAIL_CHANGE", &email.key(), config.limits.reset_account, cause.at).await?;
-            if within && owner.is_none_or(|owner| owner == card.user_id) {
-                let to = Recipient { address: email.as_str().to_owned(), ..card.recipient() };
-                mailer::send_link(tx, Template::EmailChange, Purpose::EmailChange, to, &config, &cause).await?;
-            }
-            audit::record(tx, &cause, Action::EmailChangeRequested, card.user_id).await?;
-            mailer::notify(tx, Template::EmailChangeRequested, card.recipient(), &config, &cause).await
-        }
-        .boxed()
-    });
-    writing.await
+    let owner = card::find_id_by_email_key(tx, &email.key()).await?;
+    // Nobody's mailbox is filled by somebody who has an account here.
+    let within = throttle::is_within(tx, keys, "EMAIL_CHANGE", &email.key(), config.limits.reset_account, cause.at).await?;
+    if within && owner.is_none_or(|owner| owner == card.user_id) {
+        let to = Recipient { address: email.as_str().to_owned(), ..card.recipient() };
+        mailer::send_link(tx, Template::EmailChange, Purpose::EmailChange, to, config, cause).await?;
+    }
+    audit::record(tx, cause, Action::EmailChangeRequested, card.user_id).await?;
+    mailer::notify(tx, Template::EmailChangeRequested, card.recipient(), config, cause).await
 }
 
 /// What following a link did.
@@ -83,8 +75,8 @@ pub enum Confirmed {
     Changed,
 }
 
-/// Follows a link of one of these purposes.
-pub async fn confirm(app: &App, text: String, purposes: &'static [Purpose], cause: Cause) -> Result<Confirmed> {
+/// Counts the attempt, and finds the link of one of these purposes.
+pub async fn open_link(app: &App, text: String, purposes: &'static [Purpose], cause: &Cause) -> Result<Token> {
     let (keys, limit, bucket, now) = (app.keys.clone(), app.config.limits.token_ip, cause.ip_bucket(), cause.at);
     let reading = app.db.read(move |conn| {
         async move {
@@ -93,22 +85,20 @@ pub async fn confirm(app: &App, text: String, purposes: &'static [Purpose], caus
         }
         .boxed()
     });
-    let token = reading.await?;
-    let (config, cause) = (app.config.clone(), cause.by(Actor::User(token.user_id)));
-    let writing = app.db.write(move |tx| {
-        async move {
-            if !one_time_token::update_used(tx, token.id, cause.at).await? {
-                return Err(invalid());
-            }
-            match token.purpose() {
-                Some(Purpose::EmailVerification) => verify(tx, &token, &cause).await,
-                Some(Purpose::EmailChange) => change(tx, &token, &config, &cause).await,
-                _ => Err(invalid()),
-            }
-        }
-        .boxed()
-    });
-    writing.await
+    reading.await
+}
+
+/// Follows a link, once.
+pub async fn confirm(tx: &mut Tx, token: &Token, config: &Config, cause: &Cause) -> Result<Confirmed> {
+    let cause = cause.clone().by(Actor::User(token.user_id));
+    if !one_time_token::update_used(tx, token.id, cause.at).await? {
+        return Err(invalid());
+    }
+    match token.purpose() {
+        Some(Purpose::EmailVerification) => verify(tx, token, &cause).await,
+        Some(Purpose::EmailChange) => change(tx, token, config, &cause).await,
+        _ => Err(invalid()),
+    }
 }
 
 async fn verify(tx: &mut Tx, token: &Token, cause: &Cause) -> Result<Confirmed> {

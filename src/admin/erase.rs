@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::store;
 use crate::access;
 use crate::error::Result;
+use crate::http::idempotency;
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
 use crate::infra::db::Tx;
@@ -23,6 +24,7 @@ pub async fn erase(tx: &mut Tx, user_id: Uuid, now: DateTime<Utc>) -> Result<boo
     store::update_erased(tx, user_id, now).await?;
     let card = access::end_sessions(tx, user_id, "erased", &cause).await?;
     store::delete_belongings(tx, user_id).await?;
+    idempotency::erase(tx, user_id).await?;
     audit::update_pseudonymised(tx, user_id).await?;
     audit::record(tx, &cause, Action::Erased, user_id).await?;
     events::announce(tx, &cause, [Event::new(EventType::UserErased, user_id, card.version)]).await?;

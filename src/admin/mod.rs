@@ -4,6 +4,7 @@ mod django;
 mod dump;
 mod erase;
 mod export;
+pub mod http;
 mod import;
 mod store;
 

@@ -5,6 +5,7 @@
 //! once after its commit, and by an outbox row of that commit.
 
 pub mod email_address;
+pub mod list;
 mod store;
 
 use std::collections::HashMap;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::infra::cache::{Cache, CacheEntry, CacheValue};
 use crate::infra::db::Tx;
 use crate::infra::events::{Event, EventType};
@@ -58,6 +59,15 @@ pub struct Preferences {
     pub push: bool,
 }
 
+/// The card that was read along with something else, or [`find_cached`].
+pub async fn known_or_cached(app: &App, known: Option<Card>, user_id: Uuid) -> Result<Card> {
+    let card = match known.filter(|card| card.user_id == user_id) {
+        Some(card) => Some(card),
+        None => find_cached(app, user_id).await?,
+    };
+    card.ok_or_else(|| Error::new(Code::UserNotFound, "There is no such user."))
+}
+
 /// A user's card, from the cache if it is there; without Redis from PostgreSQL, without both unavailable.
 pub async fn find_cached(app: &App, user_id: Uuid) -> Result<Option<Card>> {
     if let Some(card) = read_cached(&app.cache, &[user_id]).await.remove(&user_id) {
@@ -90,12 +100,13 @@ pub async fn read_current(conn: &mut AsyncPgConnection, cache: &Cache, user_ids:
 async fn read_cached(cache: &Cache, user_ids: &[Uuid]) -> HashMap<Uuid, Card> {
     let keys: Vec<String> = user_ids.iter().map(|user_id| key(*user_id)).collect();
     let found = cache.get_many(&keys).await.unwrap_or_default();
-    let cards = found.into_iter().zip(user_ids).filter_map(|(value, user_id)| {
-        let (version, payload) = value?;
-        let card: Card = serde_json::from_str(&payload).ok()?;
-        (card.user_id == *user_id && card.version == version).then_some((*user_id, card))
-    });
-    cards.collect()
+    found.into_iter().zip(user_ids).filter_map(|(value, user_id)| Some((*user_id, read_value(value?, *user_id)?))).collect()
+}
+
+/// A card as the cache has it under [`key`], if it is this user's.
+pub fn read_value((version, payload): (i64, String), user_id: Uuid) -> Option<Card> {
+    let card: Card = serde_json::from_str(&payload).ok()?;
+    (card.user_id == user_id && card.version == version).then_some(card)
 }
 
 async fn keep(cache: &Cache, cards: &[Card]) {
@@ -134,6 +145,7 @@ pub async fn find_id_by_email_key(conn: &mut AsyncPgConnection, email_key: &str)
     Ok(store::find_id_by_email_key(conn, email_key).await?)
 }
 
-fn key(user_id: Uuid) -> String {
+/// Where the cache has it.
+pub fn key(user_id: Uuid) -> String {
     format!("user:{user_id}")
 }

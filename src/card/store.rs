@@ -1,10 +1,13 @@
-//! Reads across the tables of a user; the only write is the version.
+//! Reads across the tables of a user, and over all users; the only write is the version.
 
 use chrono::{DateTime, Utc};
+use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Json, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
+use super::list::{Column, From, Listing, MAX_DEPTH, Value};
 use super::{Card, Preferences};
 use crate::infra::schema::{preferences, push_tokens, users};
 
@@ -89,3 +92,85 @@ pub async fn update_version(conn: &mut AsyncPgConnection, user_id: Uuid, now: Da
         .get_result(conn)
         .await
 }
+
+/// The users of a page in their order, and one more if there is a next page.
+pub async fn list_ids(conn: &mut AsyncPgConnection, listing: &Listing) -> QueryResult<Vec<Uuid>> {
+    let column = match listing.order.by {
+        Column::CreatedAt => "created_at",
+        Column::Email => "email_key",
+        Column::Name => "name",
+    };
+    let (direction, comparison) = if listing.order.descending { ("DESC", "<") } else { ("ASC", ">") };
+    let mut query = matching(listing, "SELECT u.id", None);
+    let offset = match &listing.from {
+        From::Offset(offset) => *offset,
+        From::After(position) => {
+            let bound = usize::from(listing.search.is_some());
+            query = query.sql(format!(" AND (u.{column}, u.id) {comparison} (${}, ${})", bound + 1, bound + 2));
+            query = match &position.value {
+                Value::Time(time) => query.bind::<Timestamptz, _>(*time),
+                Value::Text(text) => query.bind::<Text, _>(text.clone()),
+            };
+            query = query.bind::<SqlUuid, _>(position.user_id);
+            0
+        }
+    };
+    let query = query.sql(format!(" ORDER BY u.{column} {direction}, u.id {direction} LIMIT {} OFFSET {offset}", listing.limit + 1));
+    Ok(query.load::<Found>(conn).await?.into_iter().map(|found| found.id).collect())
+}
+
+/// How many users match, if they are not more than `most`.
+pub async fn count_up_to(conn: &mut AsyncPgConnection, listing: &Listing, most: u64) -> QueryResult<u64> {
+    let query = matching(listing, "SELECT count(*) AS count FROM (SELECT 1", Some(most));
+    let counted: Counted = query.sql(format!(" LIMIT {most}) AS counted")).get_result(conn).await?;
+    Ok(counted.count.unsigned_abs())
+}
+
+/// How many users match, as PostgreSQL's planner sees it.
+pub async fn estimate(conn: &mut AsyncPgConnection, listing: &Listing) -> QueryResult<u64> {
+    let plan: Plan = matching(listing, "EXPLAIN (FORMAT JSON) SELECT u.id", None).get_result(conn).await?;
+    Ok(plan.plan.pointer("/0/Plan/Plan Rows").and_then(serde_json::Value::as_u64).unwrap_or_default())
+}
+
+#[derive(QueryableByName)]
+struct Found {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+}
+
+#[derive(QueryableByName)]
+struct Counted {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+#[derive(QueryableByName)]
+struct Plan {
+    #[diesel(sql_type = Json, column_name = "QUERY PLAN")]
+    plan: serde_json::Value,
+}
+
+/// `select … FROM users u WHERE` whatever the listing asks for.
+fn matching(listing: &Listing, select: &str, most: Option<u64>) -> SqlQuery {
+    let mut query = diesel::sql_query(select.to_owned()).into_boxed::<Pg>().sql(" FROM users u WHERE u.erased_at IS NULL");
+    if let Some(search) = &listing.search {
+        let begins = format!("{}%", search.to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"));
+        // Each way has its index; together they would have none.
+        let found = most.map_or(MAX_DEPTH, |most| most - 1);
+        for (before, column) in
+            [(" AND u.id IN (", "email_key"), (" UNION ", "lower(name)"), (" UNION ", "lower(substring(name FROM '[^ ]+$'))")]
+        {
+            query = query.sql(format!("{before}(SELECT id FROM users WHERE erased_at IS NULL AND {column} LIKE $1 LIMIT {found})"));
+        }
+        query = query.sql(")").bind::<Text, _>(begins);
+    }
+    if let Some(is_active) = listing.is_active {
+        query = query.sql(if is_active { " AND u.is_active" } else { " AND NOT u.is_active" });
+    }
+    if let Some(verified) = listing.email_verified {
+        query = query.sql(if verified { " AND u.email_verified_at IS NOT NULL" } else { " AND u.email_verified_at IS NULL" });
+    }
+    query
+}
+
+type SqlQuery = diesel::query_builder::BoxedSqlQuery<'static, Pg, diesel::query_builder::SqlQuery>;

@@ -52,10 +52,6 @@ const SAMPLES: [&str; 10] = [
     "placeholder",
 ];
 
-/// Settings of the contract that later versions bring, each with the value that asks for nothing.
-const NOT_YET: [(&str, &str); 5] =
-    [("LIMIT_DEFAULT_USER", "off"), ("LIMIT_DEFAULT_IP", "off"), ("INTERNAL_PORT", ""), ("METRICS_PORT", ""), ("SERVICE_AUTH", "on")];
-
 pub(super) struct Reader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
     problems: Vec<Problem>,
@@ -179,8 +175,17 @@ impl<'a> Reader<'a> {
     }
 
     pub fn limit(&mut self, name: &'static str, count: u32, seconds: u64) -> Limit {
+        let usual = Rate { count, window: Duration::from_secs(seconds) };
+        self.limit_or(name, Some(usual), usual)
+    }
+
+    /// A limit that is off unless it is set, with an example.
+    pub fn limit_off(&mut self, name: &'static str, count: u32, seconds: u64) -> Limit {
+        self.limit_or(name, None, Rate { count, window: Duration::from_secs(seconds) })
+    }
+
+    fn limit_or(&mut self, name: &'static str, default: Limit, example: Rate) -> Limit {
         self.limits.push(name);
-        let default = Some(Rate { count, window: Duration::from_secs(seconds) });
         let Some(value) = self.get(name) else { return default };
         if value.eq_ignore_ascii_case("off") {
             return None;
@@ -190,20 +195,10 @@ impl<'a> Reader<'a> {
             (rate.count > 0 && (1..=86_400).contains(&rate.window.as_secs())).then_some(rate)
         });
         if parsed.is_none() {
-            self.problem(name, "is no limit", format!("{count}/{seconds} (so often in so many seconds, 1 to 86400), or off"));
+            let example = format!("{}/{} (so often in so many seconds, 1 to 86400), or off", example.count, example.window.as_secs());
+            self.problem(name, "is no limit", example);
         }
         parsed.or(default)
-    }
-
-    /// A limit or switch that a deployment relies on, and that this version does not have, must not be passed over.
-    pub fn refuse_not_yet(&mut self) {
-        for (name, harmless) in NOT_YET {
-            if self.get(name).is_some_and(|value| !value.eq_ignore_ascii_case(harmless)) {
-                let right = if harmless.is_empty() { "unset".to_owned() } else { format!("{harmless}, or unset") };
-                self.problem(name, "is not supported by this version", right);
-            }
-        }
-        self.limits.extend(NOT_YET.iter().map(|(name, _)| *name));
     }
 
     /// A mistyped limit would silently be no limit.

@@ -2,6 +2,7 @@
 
 pub mod http;
 
+use futures_util::FutureExt as _;
 use uuid::Uuid;
 
 use crate::access::Caller;
@@ -23,10 +24,21 @@ pub struct Contact {
     pub enabled: bool,
 }
 
-/// A user's card, for those who may read it.
-pub async fn find_user(app: &App, caller: &Caller, user_id: Uuid) -> Result<Card> {
+/// Users that may be asked for at once.
+pub const MAX_LOOKUP: usize = 500;
+
+/// A user's card, for those who may read it; `known` is what was read of the caller on the way.
+pub async fn find_user(app: &App, caller: &Caller, known: Option<Card>, user_id: Uuid) -> Result<Card> {
     caller.may_read(user_id)?;
-    card::find_cached(app, user_id).await?.ok_or_else(|| Error::new(Code::UserNotFound, "There is no such user."))
+    card::known_or_cached(app, known, user_id).await
+}
+
+/// The cards of those of these users that there are, in the order in which they were asked for.
+pub async fn find_users(app: &App, user_ids: Vec<Uuid>) -> Result<Vec<Card>> {
+    let (cache, asked) = (app.cache.clone(), user_ids.clone());
+    let reading = app.db.read(move |conn| async move { card::read_current(conn, &cache, &asked).await }.boxed());
+    let mut found = reading.await?;
+    Ok(user_ids.iter().filter_map(|user_id| found.remove(user_id)).collect())
 }
 
 /// The address or the push token; without one [`Code::NoContact`].

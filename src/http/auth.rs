@@ -5,22 +5,36 @@ use std::pin::Pin;
 
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::Data;
-use actix_web::{FromRequest, HttpRequest, dev::Payload};
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev::Payload};
 use apistos::ApiSecurity;
 
-use crate::access::{self, Caller, Service, Session};
+use super::doors::{Door, nothing_here};
+use crate::access::{self, Authenticated, Caller, Service, Session};
 use crate::app::App;
+use crate::card::{self, Card};
 use crate::error::{Code, Error, Result};
+
+const SERVICE_KEY: &str = "x-internal-api-key";
 
 /// A signed-in user.
 #[derive(Debug, ApiSecurity)]
 #[openapi_security(name = "bearerAuth", scheme(security_type(http(scheme = "bearer", bearer_format = "JWT"))))]
 pub struct SignedIn(pub Session);
 
-/// A signed-in user, or a sibling service.
+/// A signed-in user and his card.
 #[derive(Debug, ApiSecurity)]
 #[openapi_security(name = "bearerAuth", scheme(security_type(http(scheme = "bearer", bearer_format = "JWT"))))]
-pub struct AnyCaller(pub Caller);
+pub struct Me(pub Card);
+
+/// A signed-in user, or a sibling service. What was read of the user on the way comes along.
+#[derive(Debug, ApiSecurity)]
+#[openapi_security(name = "bearerAuth", scheme(security_type(http(scheme = "bearer", bearer_format = "JWT"))))]
+pub struct AnyCaller(pub Caller, pub Option<Card>);
+
+/// The same, and at the internal port also somebody without a key, where `SERVICE_AUTH=off` says so.
+#[derive(Debug, ApiSecurity)]
+#[openapi_security(name = "bearerAuth", scheme(security_type(http(scheme = "bearer", bearer_format = "JWT"))))]
+pub struct AnyReader(pub Caller, pub Option<Card>);
 
 /// A sibling service.
 #[derive(Debug, ApiSecurity)]
@@ -33,59 +47,120 @@ pub struct AnyCaller(pub Caller);
 )]
 pub struct FromService(pub Service);
 
+/// The same as [`AnyReader`], but no user.
+#[derive(Debug, ApiSecurity)]
+#[openapi_security(
+    name = "serviceKey",
+    scheme(
+        description = "A key made by `user-service keys service`; also accepted as a bearer token",
+        security_type(api_key(name = "X-Internal-API-Key", api_key_in = "header"))
+    )
+)]
+pub struct FromReader(pub Service);
+
 type Extracting<T> = Pin<Box<dyn Future<Output = Result<T>>>>;
 
-impl FromRequest for AnyCaller {
-    type Error = Error;
-    type Future = Extracting<Self>;
+/// An extractor that asks who is calling, and makes of it what it takes.
+macro_rules! extracts {
+    ($extractor:ident, $identify:ident, |$app:ident, $identified:ident| $made:expr) => {
+        impl FromRequest for $extractor {
+            type Error = Error;
+            type Future = Extracting<Self>;
 
-    fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move { identify(&request).await.map(AnyCaller) })
-    }
-}
-
-impl FromRequest for SignedIn {
-    type Error = Error;
-    type Future = Extracting<Self>;
-
-    fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move {
-            match identify(&request).await? {
-                Caller::User(session) => Ok(SignedIn(session)),
-                Caller::Service(_) => Err(Error::new(Code::Forbidden, "This is for users; a service key does not open it.")),
+            fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
+                let request = request.clone();
+                Box::pin(async move {
+                    let $app = state(&request)?;
+                    let $identified = $identify(&request, $app).await?;
+                    $made
+                })
             }
-        })
+        }
+    };
+}
+
+extracts!(SignedIn, identify, |_app, identified| identified.user().map(|(session, _card)| SignedIn(session)));
+extracts!(Me, identify, |app, identified| {
+    let (session, card) = identified.user()?;
+    Ok(Me(card::known_or_cached(app, card, session.user_id).await?))
+});
+extracts!(AnyCaller, identify, |_app, identified| Ok(AnyCaller(identified.caller, identified.card)));
+extracts!(AnyReader, identify_reader, |_app, identified| Ok(AnyReader(identified.caller, identified.card)));
+extracts!(FromService, identify_inside, |_app, identified| identified.service().map(FromService));
+extracts!(FromReader, identify_reader_inside, |_app, identified| identified.service().map(FromReader));
+
+/// Who is calling, and his card if it was read on the way.
+struct Identified {
+    caller: Caller,
+    card: Option<Card>,
+}
+
+impl Identified {
+    fn of_service(service: Service) -> Self {
+        Self { caller: Caller::Service(service), card: None }
+    }
+
+    fn user(self) -> Result<(Session, Option<Card>)> {
+        match self.caller {
+            Caller::User(session) => Ok((session, self.card)),
+            Caller::Service(_) => Err(Error::new(Code::Forbidden, "This is for users; a service key does not open it.")),
+        }
+    }
+
+    fn service(self) -> Result<Service> {
+        match self.caller {
+            Caller::Service(service) => Ok(service),
+            Caller::User(_) => Err(Error::new(Code::Forbidden, "This is for services; a user's token does not open it.")),
+        }
     }
 }
 
-impl FromRequest for FromService {
-    type Error = Error;
-    type Future = Extracting<Self>;
-
-    fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move {
-            match identify(&request).await? {
-                Caller::Service(service) => Ok(FromService(service)),
-                Caller::User(_) => Err(Error::new(Code::Forbidden, "This is for services; a user's token does not open it.")),
-            }
-        })
-    }
-}
-
-async fn identify(request: &HttpRequest) -> Result<Caller> {
+pub(super) fn state(request: &HttpRequest) -> Result<&App> {
     let app = request.app_data::<Data<App>>().ok_or_else(|| Error::internal("the application state is missing"))?;
-    if let Some(key) = request.headers().get("x-internal-api-key") {
-        let service = key.to_str().ok().and_then(|key| access::find_service(&app.config.service_keys, key.trim()));
-        return service.map(Caller::Service).ok_or_else(|| Error::new(Code::Unauthenticated, "The service key is not valid."));
+    Ok(app.get_ref())
+}
+
+async fn identify(request: &HttpRequest, app: &App) -> Result<Identified> {
+    if let Some(shown) = service_of(request, app) {
+        let service = shown.ok_or_else(|| Error::new(Code::Unauthenticated, "The service key is not valid."))?;
+        return Ok(Identified::of_service(service));
     }
-    let token = bearer(request)?;
-    if let Some(service) = access::find_service(&app.config.service_keys, token) {
-        return Ok(Caller::Service(service));
+    let Authenticated { session, card, allowance } = access::authenticate(app, bearer(request)?).await?;
+    if let Some(allowance) = allowance {
+        request.extensions_mut().insert(allowance);
     }
-    access::authenticate(app, token).await.map(Caller::User)
+    Ok(Identified { caller: Caller::User(session), card })
+}
+
+/// Where services are: at the public door such a path does not exist.
+async fn identify_inside(request: &HttpRequest, app: &App) -> Result<Identified> {
+    if Door::of(request).is_inner() { identify(request, app).await } else { Err(nothing_here()) }
+}
+
+async fn identify_reader(request: &HttpRequest, app: &App) -> Result<Identified> {
+    let shows_nothing = !request.headers().contains_key(AUTHORIZATION) && !request.headers().contains_key(SERVICE_KEY);
+    if shows_nothing && !app.config.http.service_auth && Door::of(request) == Door::Internal {
+        return Ok(Identified::of_service(Service::unnamed()));
+    }
+    identify(request, app).await
+}
+
+async fn identify_reader_inside(request: &HttpRequest, app: &App) -> Result<Identified> {
+    if Door::of(request).is_inner() { identify_reader(request, app).await } else { Err(nothing_here()) }
+}
+
+/// The service that shows a key where services are; `Some(None)` if the key is nobody's.
+pub(super) fn service_of(request: &HttpRequest, app: &App) -> Option<Option<Service>> {
+    if !Door::of(request).is_inner() {
+        return None;
+    }
+    let find = |key: &str| access::find_service(&app.config.service_keys, key);
+    if let Some(key) = request.headers().get(SERVICE_KEY) {
+        return Some(key.to_str().ok().and_then(|key| find(key.trim())));
+    }
+    // A token has dots in it, a key has none: what is certainly no key is not hashed.
+    let token = bearer(request).ok().filter(|token| !token.contains('.'))?;
+    find(token).map(Some)
 }
 
 /// The one bearer token of a request; its scheme's case does not matter (RFC 9110, 11.1).

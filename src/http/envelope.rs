@@ -11,6 +11,8 @@ use apistos::reference_or::ReferenceOr;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::error::{Error, Result};
+
 /// A success.
 #[derive(Debug, Serialize, JsonSchema, ApiComponent)]
 pub struct Envelope<T: JsonSchema> {
@@ -25,20 +27,34 @@ pub struct Envelope<T: JsonSchema> {
 }
 
 /// Which part of a list this is.
-#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Meta {
     pub total: u64,
+    /// Whether `total` is estimated, as it is above 10,000.
+    pub total_is_estimate: bool,
     pub limit: u64,
     pub page: u64,
     pub total_pages: u64,
     pub has_next: bool,
     pub has_previous: bool,
+    /// What to send as `cursor` to get the next page, however deep it lies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 impl Meta {
     /// Of a list that is given whole.
     pub fn whole(total: usize, limit: u64) -> Self {
-        Self { total: total as u64, limit, page: 1, total_pages: 1, has_next: false, has_previous: false }
+        Self {
+            total: total as u64,
+            total_is_estimate: false,
+            limit,
+            page: 1,
+            total_pages: 1,
+            has_next: false,
+            has_previous: false,
+            next_cursor: None,
+        }
     }
 }
 
@@ -59,6 +75,18 @@ pub struct Failure {
 /// Data without a field.
 #[derive(Debug, Serialize, JsonSchema, ApiComponent)]
 pub struct Nothing {}
+
+/// An answer as it goes over the wire, kept to be given again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAnswer {
+    pub status: StatusCode,
+    pub body: String,
+}
+
+/// An answer that can be stored in the transaction that it tells of.
+pub trait Storable {
+    fn stored(&self) -> Result<StoredAnswer>;
+}
 
 /// What a handler returns: an envelope and its status.
 #[derive(Debug)]
@@ -86,12 +114,26 @@ impl<T, const STATUS: u16> Reply<T, STATUS> {
     }
 }
 
+impl<T: Serialize + JsonSchema, const STATUS: u16> Reply<T, STATUS> {
+    fn envelope(&self) -> (StatusCode, Envelope<&T>) {
+        let envelope = Envelope { success: true, message: self.message.to_owned(), data: &self.data, meta: self.meta.clone() };
+        (StatusCode::from_u16(STATUS).unwrap_or(StatusCode::OK), envelope)
+    }
+}
+
 impl<T: Serialize + JsonSchema, const STATUS: u16> Responder for Reply<T, STATUS> {
     type Body = BoxBody;
 
     fn respond_to(self, _request: &HttpRequest) -> HttpResponse {
-        let status = StatusCode::from_u16(STATUS).unwrap_or(StatusCode::OK);
-        HttpResponse::build(status).json(Envelope { success: true, message: self.message.to_owned(), data: self.data, meta: self.meta })
+        let (status, envelope) = self.envelope();
+        HttpResponse::build(status).json(envelope)
+    }
+}
+
+impl<T: Serialize + JsonSchema, const STATUS: u16> Storable for Reply<T, STATUS> {
+    fn stored(&self) -> Result<StoredAnswer> {
+        let (status, envelope) = self.envelope();
+        Ok(StoredAnswer { status, body: serde_json::to_string(&envelope).map_err(Error::internal)? })
     }
 }
 
@@ -130,6 +172,15 @@ impl<A: Responder<Body = BoxBody>, B: Responder<Body = BoxBody>> Responder for E
     }
 }
 
+impl<A: Storable, B: Storable> Storable for Either<A, B> {
+    fn stored(&self) -> Result<StoredAnswer> {
+        match self {
+            Self::First(reply) => reply.stored(),
+            Self::Second(reply) => reply.stored(),
+        }
+    }
+}
+
 impl<A: ApiComponent, B: ApiComponent> ApiComponent for Either<A, B> {
     fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
         A::child_schemas().into_iter().chain(B::child_schemas()).chain(B::schema()).collect()
@@ -143,6 +194,34 @@ impl<A: ApiComponent, B: ApiComponent> ApiComponent for Either<A, B> {
         let mut responses = A::responses(content_type.clone())?;
         responses.responses.extend(B::responses(content_type)?.responses);
         Some(responses)
+    }
+}
+
+/// A 200 without an envelope, for callers that know none.
+#[derive(Debug)]
+pub struct Bare<T>(pub T);
+
+impl<T: Serialize> Responder for Bare<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, _request: &HttpRequest) -> HttpResponse {
+        HttpResponse::Ok().json(self.0)
+    }
+}
+
+impl<T: ApiComponent> ApiComponent for Bare<T> {
+    fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
+        T::child_schemas()
+    }
+
+    fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
+        T::schema()
+    }
+
+    fn responses(_content_type: Option<String>) -> Option<Responses> {
+        let (name, _) = Self::schema()?;
+        let response = json_response("OK", &name);
+        Some(Responses { responses: BTreeMap::from([("200".to_owned(), ReferenceOr::Object(response))]), ..Responses::default() })
     }
 }
 

@@ -9,7 +9,7 @@ use apistos::reference_or::ReferenceOr;
 use apistos::{ApiComponent as _, ApiErrorComponent};
 
 use super::envelope::{Failure, json_response};
-use crate::error::{Code, Error, Kind};
+use crate::error::{Allowance, Code, Error, Kind};
 
 impl ResponseError for Error {
     fn status_code(&self) -> StatusCode {
@@ -17,6 +17,7 @@ impl ResponseError for Error {
             (Code::UnsupportedMediaType, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             (Code::BodyTooLarge, _) => StatusCode::PAYLOAD_TOO_LARGE,
             (Code::BodyTimeout, _) => StatusCode::REQUEST_TIMEOUT,
+            (Code::IdempotencyKeyReused, _) => StatusCode::UNPROCESSABLE_ENTITY,
             (Code::MethodNotAllowed, _) => StatusCode::METHOD_NOT_ALLOWED,
             (_, Kind::Malformed | Kind::Invalid) => StatusCode::BAD_REQUEST,
             (_, Kind::Unauthenticated) => StatusCode::UNAUTHORIZED,
@@ -44,6 +45,11 @@ impl ResponseError for Error {
             // Rounded up: a client that comes back exactly then must find the time passed.
             response.insert_header((header::RETRY_AFTER, after.as_millis().div_ceil(1000).max(1).to_string()));
         }
+        if let Some(allowance) = &self.allowance {
+            for (name, value) in rate_limit_headers(allowance) {
+                response.insert_header((name, value));
+            }
+        }
         response.json(Failure {
             success: false,
             message: self.detail.to_string(),
@@ -53,8 +59,18 @@ impl ResponseError for Error {
     }
 }
 
+/// draft-ietf-httpapi-ratelimit-headers: the limit, and what is left of it.
+pub(super) fn rate_limit_headers(allowance: &Allowance) -> [(&'static str, String); 2] {
+    let Allowance { name, rate, remaining, reset } = allowance;
+    let name = name.to_ascii_lowercase();
+    [
+        ("ratelimit-policy", format!("\"{name}\";q={};w={}", rate.count, rate.window.as_secs())),
+        ("ratelimit", format!("\"{name}\";r={remaining};t={}", reset.as_millis().div_ceil(1000))),
+    ]
+}
+
 /// Every status a documented operation may name, with what it means here.
-const DOCUMENTED: [(u16, &str); 12] = [
+const DOCUMENTED: [(u16, &str); 13] = [
     (400, "Malformed, or one or more fields are wrong"),
     (401, "No valid credentials"),
     (403, "Not for this caller"),
@@ -64,6 +80,7 @@ const DOCUMENTED: [(u16, &str); 12] = [
     (409, "Conflict"),
     (413, "The body is larger than 64 KiB"),
     (415, "The body is not application/json"),
+    (422, "The Idempotency-Key was used with another body"),
     (429, "Too many requests; see Retry-After"),
     (500, "A bug of ours"),
     (503, "Busy, or something this needs is down; see Retry-After"),

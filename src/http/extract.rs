@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix_web::http::header;
 use actix_web::web::{Bytes, BytesMut};
-use actix_web::{FromRequest, HttpRequest, dev::Payload};
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev::Payload};
 use apistos::ApiComponent;
 use apistos::paths::Parameter;
 use apistos::reference_or::ReferenceOr;
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::error::malformed;
+use super::idempotency::{self, RawBody};
 use crate::error::{Code, Error, Result};
 
 /// The largest body.
@@ -38,7 +39,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
             check_media_type(&request)?;
-            parse(&receive(payload).await?).map(Body)
+            let body = receive(payload).await?;
+            if idempotency::has_key(&request) {
+                request.extensions_mut().insert(RawBody(body.clone()));
+            }
+            parse(&body).map(Body)
         })
     }
 }

@@ -3,21 +3,20 @@
 use std::collections::BTreeMap;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, Responder};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, dev::Payload};
 use apistos::paths::Responses;
 use apistos::reference_or::ReferenceOr;
 use apistos::{ApiComponent, api_operation};
 use chrono::{DateTime, Utc};
-use futures_util::FutureExt as _;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::State;
 use super::envelope::json_response;
+use super::origin::{self, ToldBy};
+use super::{State, auth};
 use crate::config::Role;
-use crate::error::Code;
+use crate::error::{Code, Error};
 use crate::infra::status::BreakerState;
-use crate::infra::{outbox, telemetry};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -57,6 +56,15 @@ pub struct HealthData {
     pub queues: BTreeMap<String, QueueBody>,
     /// The worker's circuit breakers by what they guard: closed, open or half_open.
     pub breakers: BTreeMap<String, String>,
+    /// Whom the service takes the asking client for: what its limits count by.
+    pub client: ClientBody,
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct ClientBody {
+    pub address: Option<String>,
+    /// Who says so: peer, trusted_proxy, or service (a key with the scope forward).
+    pub told_by: String,
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -131,8 +139,8 @@ impl ApiComponent for HealthReply {
     }
 }
 
-#[api_operation(tag = "health", operation_id = "get_health", summary = "How the service and what it needs are")]
-pub async fn get_health(app: State, role: actix_web::web::Data<Role>) -> HealthReply {
+#[api_operation(tag = "health", operation_id = "get_health", summary = "How the service and what it needs are", skip_args = "asked")]
+pub async fn get_health(app: State, role: actix_web::web::Data<Role>, asked: Asked) -> HealthReply {
     let (database, cache) = tokio::join!(app.db.ping(), app.cache.ping());
     let status = |well| if well { CheckStatus::Healthy } else { CheckStatus::Unhealthy };
     let checks = Checks {
@@ -173,7 +181,30 @@ pub async fn get_health(app: State, role: actix_web::web::Data<Role>) -> HealthR
             .map(|(name, counts)| (name, QueueBody { messages: counts.messages, consumers: counts.consumers }))
             .collect(),
         breakers,
+        client: asked.0,
     }))
+}
+
+/// The client of a request, as an operator may want to see it.
+#[derive(Debug)]
+pub struct Asked(ClientBody);
+
+impl FromRequest for Asked {
+    type Error = Error;
+    type Future = std::future::Ready<Result<Self, Error>>;
+
+    fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
+        let told_by = |told_by| match told_by {
+            ToldBy::Peer => "peer",
+            ToldBy::TrustedProxy => "trusted_proxy",
+            ToldBy::Service => "service",
+        };
+        std::future::ready(auth::state(request).map(|app| {
+            let client = origin::client(request, app);
+            let address = client.address.map(|address| address.to_string());
+            Self(ClientBody { address, told_by: told_by(client.told_by).to_owned() })
+        }))
+    }
 }
 
 /// Liveness depends on nothing: a restart would mend nothing that is down elsewhere.
@@ -206,22 +237,4 @@ fn plain(status: StatusCode, text: &'static str) -> HttpResponse {
     }
     response.insert_header(("Retry-After", "2"));
     response.json(serde_json::json!({"success": false, "message": text, "error": Code::Unavailable.as_str()}))
-}
-
-/// Prometheus' text format.
-pub async fn get_metrics(app: State) -> HttpResponse {
-    let (used, open, most) = app.db.usage();
-    metrics::gauge!("database_connections_used").set(used as f64);
-    metrics::gauge!("database_connections_open").set(open as f64);
-    metrics::gauge!("database_connections_max").set(most as f64);
-    for lane in [outbox::Lane::Amqp, outbox::Lane::Smtp, outbox::Lane::Cache] {
-        let waiting = app.db.read(move |conn| async move { Ok(outbox::count_waiting(conn, lane).await?) }.boxed()).await;
-        if let Ok((count, oldest)) = waiting {
-            metrics::gauge!("outbox_waiting", "lane" => lane.as_str()).set(count as f64);
-            let age = oldest.map_or(0.0, |oldest| (app.clock.now() - oldest).num_milliseconds() as f64 / 1000.0);
-            metrics::gauge!("outbox_oldest_age_seconds", "lane" => lane.as_str()).set(age);
-        }
-    }
-    let text = telemetry::metrics().map(metrics_exporter_prometheus::PrometheusHandle::render).unwrap_or_default();
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text)
 }

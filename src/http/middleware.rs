@@ -8,11 +8,18 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{HttpMessage as _, HttpResponse, ResponseError};
+use actix_web::web::Data;
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError};
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
-use crate::error::{Code, Error};
+use super::auth;
+use super::doors::{Door, Doors, nothing_here};
+use super::error::rate_limit_headers;
+use super::origin;
+use crate::app::App;
+use crate::error::{Allowance, Code, Error};
+use crate::infra::cause::ip_bucket;
 use crate::infra::correlation;
 
 /// 10 seconds for the handler, after the 15 in which a body may arrive.
@@ -36,11 +43,18 @@ pub async fn every_request(
     let method = request.method().clone();
     let path = request.path().to_owned();
     let span = tracing::info_span!("request", correlation_id = id, method = method.as_str(), path);
+    if let Err(error) = admit(request.request()).instrument(span.clone()).await {
+        let failed = Failed { error, correlation_id: id };
+        span.in_scope(|| observe(&method, "refused", failed.status_code(), started));
+        return Err(failed.into());
+    }
     let outcome = tokio::time::timeout(DEADLINE, AssertUnwindSafe(next.call(request)).catch_unwind()).instrument(span.clone()).await;
     let error = match outcome {
         Ok(Ok(Ok(response))) => {
             let mut response = explain_refusal(response.map_into_boxed_body());
+            let allowance = response.request().extensions().get::<Allowance>().copied();
             add_headers(response.headers_mut(), &id);
+            add_allowance(response.headers_mut(), allowance);
             let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
             span.in_scope(|| observe(&method, &route, response.status(), started));
             return Ok(response);
@@ -54,7 +68,33 @@ pub async fn every_request(
     Err(failed.into())
 }
 
-/// A panic or a missed deadline: there is no response to add the headers to, so it brings its own.
+/// Before anything is looked at: whether there is such a path at this port, and whether this address asks too often.
+async fn admit(request: &HttpRequest) -> Result<(), Error> {
+    let path = request.path();
+    let is_probe = path.starts_with("/health");
+    let doors = request.app_data::<Data<Doors>>().map(|doors| *doors.get_ref()).unwrap_or_default();
+    let door = Door::of(request);
+    let is_closed = if path == "/metrics" { !doors.show_metrics(door) } else { door == Door::Metrics && !is_probe };
+    if is_closed {
+        return Err(nothing_here());
+    }
+    let Some(app) = request.app_data::<Data<App>>() else { return Ok(()) };
+    if is_probe || path == "/metrics" || !app.ip_limiter.is_on() || auth::service_of(request, app).flatten().is_some() {
+        return Ok(());
+    }
+    let (bucket, now) = (ip_bucket(origin::client(request, app).address), app.clock.now());
+    let counted = match app.ip_limiter.counter(&bucket, now) {
+        Some(counter) => app.cache.count(&counter).await.ok(),
+        None => None,
+    };
+    let allowance = app.ip_limiter.judge(&bucket, counted, now)?;
+    if let Some(allowance) = allowance {
+        request.extensions_mut().insert(allowance);
+    }
+    Ok(())
+}
+
+/// A panic, a missed deadline, or something refused at the door: there is no response to add the headers to, so it brings its own.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 struct Failed {
@@ -114,6 +154,17 @@ fn add_headers(headers: &mut HeaderMap, id: &str) {
     add(header::REFERRER_POLICY, "no-referrer");
     add(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
     add(header::CACHE_CONTROL, "no-store");
+}
+
+fn add_allowance(headers: &mut HeaderMap, allowance: Option<Allowance>) {
+    let Some(allowance) = allowance else { return };
+    for (name, value) in rate_limit_headers(&allowance) {
+        if !headers.contains_key(name)
+            && let Ok(value) = HeaderValue::from_str(&value)
+        {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
 }
 
 fn observe(method: &Method, route: &str, status: StatusCode, started: Instant) {

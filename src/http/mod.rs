@@ -2,12 +2,16 @@
 
 pub mod auth;
 pub mod docs;
+pub mod doors;
 pub mod envelope;
 pub mod error;
 pub mod extract;
 pub mod form;
 pub mod health;
+pub mod idempotency;
+mod idempotency_store;
 pub mod jwks;
+pub mod metrics;
 pub mod middleware;
 pub mod origin;
 pub mod page;

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev::Payload};
 
+use super::auth;
 use super::middleware::CorrelationId;
-use crate::access::Session;
+use crate::access::{Service, Session};
 use crate::app::App;
+use crate::config::Scope;
 use crate::error::{Error, Result};
 use crate::infra::cause::{Actor, Cause};
 use crate::infra::correlation;
@@ -20,6 +22,11 @@ impl Origin {
     /// Somebody signed in.
     pub fn of(self, session: Session) -> Cause {
         self.0.by(Actor::User(session.user_id))
+    }
+
+    /// A sibling.
+    pub fn of_service(self, service: &Service) -> Cause {
+        self.0.by(Actor::Service(service.name.clone()))
     }
 
     /// Somebody who did not say who he is.
@@ -39,7 +46,7 @@ impl FromRequest for Origin {
         let correlation_id = request.extensions().get::<CorrelationId>().map(|id| id.0.clone());
         let cause = Cause {
             actor: Actor::Anyone,
-            ip: client_ip(request, app.config.http.trusted_proxy_count),
+            ip: client(request, app).address,
             user_agent: user_agent(request),
             correlation_id: correlation_id.unwrap_or_else(|| correlation::accept(None)),
             at: app.clock.now(),
@@ -48,18 +55,61 @@ impl FromRequest for Origin {
     }
 }
 
-/// The client's address: the peer, or what the last trusted proxy saw.
-///
-/// Each trusted proxy appends one entry to `X-Forwarded-For`; what stands further left is the client's own word.
-fn client_ip(request: &HttpRequest, trusted_proxy_count: usize) -> Option<IpAddr> {
+/// Who is taken for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Client {
+    pub address: Option<IpAddr>,
+    pub told_by: ToldBy,
+}
+
+/// Who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ToldBy {
+    Peer,
+    TrustedProxy,
+    /// One whose key has the scope `forward`.
+    Service,
+}
+
+/// The client's address: the peer, or what the last trusted proxy or a service that may forward saw.
+pub(super) fn client(request: &HttpRequest, app: &App) -> Client {
     let peer = request.peer_addr().map(|address| address.ip());
-    if trusted_proxy_count == 0 {
-        return peer;
+    let entries = forwarded_for(request);
+    let (trusted, told_by) = match app.config.http.trusted_proxy_count {
+        _ if entries.is_empty() => (0, ToldBy::Peer),
+        0 if may_forward(request, app) => (1, ToldBy::Service),
+        0 => {
+            if app.status.is_first("untrusted X-Forwarded-For") {
+                tracing::warn!(
+                    peer = peer.map(|peer| peer.to_string()),
+                    "X-Forwarded-For is not believed, so everybody behind this proxy shares one limit: set TRUSTED_PROXY_COUNT, or give it a key with the scope forward"
+                );
+            }
+            (0, ToldBy::Peer)
+        }
+        count => (count, ToldBy::TrustedProxy),
+    };
+    match forwarded(&entries, trusted) {
+        Some(address) => Client { address: Some(address), told_by },
+        None => Client { address: peer, told_by: ToldBy::Peer },
     }
-    let entries: Vec<&str> =
-        request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect();
-    let entry = entries.len().checked_sub(trusted_proxy_count).and_then(|at| entries.get(at));
-    entry.and_then(|entry| parse_address(entry.trim())).or(peer)
+}
+
+fn forwarded_for(request: &HttpRequest) -> Vec<&str> {
+    request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect()
+}
+
+fn may_forward(request: &HttpRequest, app: &App) -> bool {
+    auth::service_of(request, app).flatten().is_some_and(|service| service.require(Scope::Forward).is_ok())
+}
+
+/// Each trusted proxy appends one entry to `X-Forwarded-For`; what stands further left is the client's own word.
+fn forwarded(entries: &[&str], trusted: usize) -> Option<IpAddr> {
+    if trusted == 0 {
+        return None;
+    }
+    let entry = entries.len().checked_sub(trusted).and_then(|at| entries.get(at))?;
+    parse_address(entry.trim())
 }
 
 /// `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]:567`.
@@ -78,25 +128,21 @@ fn user_agent(request: &HttpRequest) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::test::TestRequest;
-
     use super::*;
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
-        let request = |header: &str| {
-            TestRequest::default().peer_addr("10.0.0.9:1".parse().unwrap()).insert_header(("x-forwarded-for", header)).to_http_request()
-        };
-        for (header, trusted, seen) in [
-            ("1.1.1.1, 2.2.2.2", 0, "10.0.0.9"),
-            ("1.1.1.1, 2.2.2.2", 1, "2.2.2.2"),
-            ("1.1.1.1, 2.2.2.2", 2, "1.1.1.1"),
-            ("1.1.1.1", 5, "10.0.0.9"),
-            ("[2001:db8::1]:443", 1, "2001:db8::1"),
-            ("garbage", 1, "10.0.0.9"),
-            ("2.2.2.2:80", 1, "2.2.2.2"),
+    fn only_what_trusted_proxies_appended_is_believed() {
+        for (entries, trusted, seen) in [
+            ("1.1.1.1, 2.2.2.2", 0, None),
+            ("1.1.1.1, 2.2.2.2", 1, Some("2.2.2.2")),
+            ("1.1.1.1, 2.2.2.2", 2, Some("1.1.1.1")),
+            ("1.1.1.1", 5, None),
+            ("[2001:db8::1]:443", 1, Some("2001:db8::1")),
+            ("garbage", 1, None),
+            ("2.2.2.2:80", 1, Some("2.2.2.2")),
         ] {
-            assert_eq!(client_ip(&request(header), trusted).unwrap().to_string(), seen, "{header} {trusted}");
+            let entries: Vec<&str> = entries.split(',').collect();
+            assert_eq!(forwarded(&entries, trusted).map(|ip| ip.to_string()).as_deref(), seen, "{entries:?} {trusted}");
         }
     }
 }

@@ -8,7 +8,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::cause::{Actor, Cause};
+use super::cause::Cause;
 use super::schema::audit_log;
 
 /// What was done.
@@ -111,7 +111,7 @@ async fn insert(
         id: Uuid::now_v7(),
         at: cause.at,
         actor_kind: cause.actor.kind(),
-        actor_id: if let Actor::User(id) = cause.actor { Some(id.to_string()) } else { None },
+        actor_id: cause.actor.id(),
         subject_id,
         action: action.as_str(),
         reason,

@@ -53,6 +53,13 @@ pub struct CacheValue {
     pub ttl: Duration,
 }
 
+/// Something to be counted, for as long as it matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counter {
+    pub key: String,
+    pub ttl: Duration,
+}
+
 /// Redis was not asked, or did not answer well.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
@@ -103,12 +110,40 @@ impl Cache {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
+        let command = self.get_command(keys);
+        let found: Vec<Option<Vec<u8>>> = self.run(async |connection| command.query_async(connection).await).await?;
+        Ok(found.into_iter().map(|value| value.as_deref().and_then(read_value)).collect())
+    }
+
+    /// The same, and the count of a counter with this once, in one round trip.
+    pub async fn get_many_counting(&self, keys: &[String], counter: &Counter) -> Result<(Vec<Option<(i64, String)>>, u64), CacheError> {
+        let mut both = redis::pipe();
+        both.add_command(self.get_command(keys));
+        self.count_into(&mut both, counter);
+        let (found, counted): (Vec<Option<Vec<u8>>>, u64) = self.run(async |connection| both.query_async(connection).await).await?;
+        Ok((found.into_iter().map(|value| value.as_deref().and_then(read_value)).collect(), counted))
+    }
+
+    /// The count of a counter with this once.
+    pub async fn count(&self, counter: &Counter) -> Result<u64, CacheError> {
+        let mut counting = redis::pipe();
+        self.count_into(&mut counting, counter);
+        let (counted,): (u64,) = self.run(async |connection| counting.query_async(connection).await).await?;
+        Ok(counted)
+    }
+
+    fn get_command(&self, keys: &[String]) -> redis::Cmd {
         let mut command = redis::cmd("MGET");
         for key in keys {
             command.arg(self.full(key));
         }
-        let found: Vec<Option<Vec<u8>>> = self.run(async |connection| command.query_async(connection).await).await?;
-        Ok(found.into_iter().map(|value| value.as_deref().and_then(read_value)).collect())
+        command
+    }
+
+    /// Counters expire with their window, which is part of their name.
+    fn count_into(&self, pipeline: &mut redis::Pipeline, counter: &Counter) {
+        let key = self.full(&counter.key);
+        pipeline.cmd("INCR").arg(&key).cmd("EXPIRE").arg(&key).arg(counter.ttl.as_secs().max(1)).ignore();
     }
 
     /// Keeps the values that are newer than what stands there.

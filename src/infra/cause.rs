@@ -11,6 +11,8 @@ pub enum Actor {
     /// Nobody who was identified.
     Anyone,
     User(Uuid),
+    /// A sibling, by the name of its key.
+    Service(String),
     /// Somebody at the command line.
     Operator,
     /// The service by itself.
@@ -22,8 +24,27 @@ impl Actor {
         match self {
             Actor::Anyone => "anyone",
             Actor::User(_) => "user",
+            Actor::Service(_) => "service",
             Actor::Operator => "operator",
             Actor::System => "system",
+        }
+    }
+
+    /// Which one of its kind.
+    pub fn id(&self) -> Option<String> {
+        match self {
+            Actor::User(id) => Some(id.to_string()),
+            Actor::Service(name) => Some(name.clone()),
+            Actor::Anyone | Actor::Operator | Actor::System => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.id() {
+            Some(id) => write!(f, "{} {id}", self.kind()),
+            None => f.write_str(self.kind()),
         }
     }
 }
@@ -50,15 +71,20 @@ impl Cause {
         Self { actor, ..self }
     }
 
-    /// The bucket of the address, for limits: itself for IPv4, its /64 for IPv6, which is what one customer gets.
+    /// The bucket of the address, for limits.
     pub fn ip_bucket(&self) -> String {
-        match self.ip.map(|ip| ip.to_canonical()) {
-            None => "unknown".to_owned(),
-            Some(IpAddr::V4(ip)) => ip.to_string(),
-            Some(IpAddr::V6(ip)) => {
-                let [a, b, c, d, ..] = ip.segments();
-                format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            }
+        ip_bucket(self.ip)
+    }
+}
+
+/// The bucket of an address: itself for IPv4, its /64 for IPv6, which is what one customer gets.
+pub fn ip_bucket(ip: Option<IpAddr>) -> String {
+    match ip.map(|ip| ip.to_canonical()) {
+        None => "unknown".to_owned(),
+        Some(IpAddr::V4(ip)) => ip.to_string(),
+        Some(IpAddr::V6(ip)) => {
+            let [a, b, c, d, ..] = ip.segments();
+            format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
     }
 }

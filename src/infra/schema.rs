@@ -24,6 +24,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    idempotency_keys (caller, method, route, key) {
+        caller -> Text,
+        method -> Text,
+        route -> Text,
+        key -> Text,
+        fingerprint -> Bytea,
+        status -> Int2,
+        body -> Text,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     one_time_tokens (id) {
         id -> Uuid,
         purpose -> Text,
@@ -164,6 +177,7 @@ diesel::joinable!(sessions -> users (user_id));
 diesel::allow_tables_to_appear_in_same_query!(
     audit_log,
     credentials,
+    idempotency_keys,
     one_time_tokens,
     outbox,
     preferences,

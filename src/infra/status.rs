@@ -1,6 +1,6 @@
 //! What the background parts last said of themselves; health reads it, nobody waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a background part is doing.
@@ -53,11 +53,17 @@ struct Board {
     held: usize,
     breakers: BTreeMap<&'static str, BreakerState>,
     stopping: bool,
+    said: BTreeSet<&'static str>,
 }
 
 impl Status {
     fn with<T>(&self, look: impl FnOnce(&mut Board) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether this has not been said before, for what is worth one line in the log and no more.
+    pub fn is_first(&self, what: &'static str) -> bool {
+        self.with(|board| board.said.insert(what))
     }
 
     /// Notes a part's state; each [`PartState::Restarting`] counts as a restart.

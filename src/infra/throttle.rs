@@ -12,7 +12,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::keys::ServerKeys;
 use super::schema::throttles;
 use crate::config::{Limit, Rate};
-use crate::error::{Code, Error, Result};
+use crate::error::{Allowance, Code, Result};
 
 #[derive(QueryableByName)]
 struct Window {
@@ -23,24 +23,29 @@ struct Window {
 }
 
 /// Counts one event of `name` for `key`; beyond the limit it is [`Code::RateLimited`].
-pub async fn count(conn: &mut AsyncPgConnection, keys: &ServerKeys, name: &str, key: &str, limit: Limit, now: DateTime<Utc>) -> Result<()> {
+pub async fn count(
+    conn: &mut AsyncPgConnection,
+    keys: &ServerKeys,
+    name: &'static str,
+    key: &str,
+    limit: Limit,
+    now: DateTime<Utc>,
+) -> Result<()> {
     let Some(rate) = limit else { return Ok(()) };
     let key_hmac = keys.derive("throttle", name.as_bytes()).authenticate(&[key.as_bytes()]);
     let window = upsert_count(conn, name, &key_hmac, rate, now).await?;
     if window.count <= i64::from(rate.count) {
         return Ok(());
     }
-    metrics::counter!("throttled_total", "limit" => name.to_owned()).increment(1);
-    let ends = window.window_start + rate.window;
-    let wait = (ends - now).to_std().unwrap_or(Duration::ZERO).max(Duration::from_secs(1));
-    Err(Error::new(Code::RateLimited, "Too many attempts; please wait.").with_retry_after(wait))
+    let reset = (window.window_start + rate.window - now).to_std().unwrap_or(Duration::ZERO);
+    Err(Allowance { name, rate, remaining: 0, reset }.exceeded())
 }
 
 /// Counts one event, and tells whether it is within the limit, for what must not be seen from outside.
 pub async fn is_within(
     conn: &mut AsyncPgConnection,
     keys: &ServerKeys,
-    name: &str,
+    name: &'static str,
     key: &str,
     limit: Limit,
     now: DateTime<Utc>,

@@ -4,6 +4,7 @@ use apistos::{ApiComponent, api_operation};
 use futures_util::FutureExt as _;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::{Password, Typed};
 use crate::card::email_address::EmailAddress;
@@ -12,7 +13,9 @@ use crate::http::State;
 use crate::http::auth::SignedIn;
 use crate::http::envelope::{Nothing, Reply};
 use crate::http::extract::Body;
+use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
+use crate::infra::even_time;
 
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
 #[serde(deny_unknown_fields)]
@@ -35,8 +38,10 @@ pub struct ChangePassword {
     error_code = 401,
     error_code = 403,
     error_code = 408,
+    error_code = 409,
     error_code = 413,
     error_code = 415,
+    error_code = 422,
     error_code = 429,
     error_code = 503
 )]
@@ -44,14 +49,24 @@ pub async fn change_password(
     app: State,
     SignedIn(session): SignedIn,
     origin: Origin,
+    idempotency: Idempotency,
     Body(body): Body<ChangePassword>,
-) -> Result<Reply<Nothing>> {
+) -> Result<Answer<Reply<Nothing>>> {
     let cause = origin.of(session);
+    if let Some(answer) = idempotency.find(&app, &cause).await? {
+        return Ok(answer);
+    }
     let checked = super::check_current(&app, session, Password::typed(&body.current_password), cause.at).await?;
     let new = checked.choose(&app, Typed { password: body.password, confirm: body.password_confirm }).await?;
     let config = app.config.clone();
-    app.db.write(move |tx| async move { super::change(tx, session, new, &config, &cause).await }.boxed()).await?;
-    Ok(Reply::new("Password changed", Nothing {}))
+    let writing = idempotency.write(&app, cause, move |tx, cause| {
+        async move {
+            super::change(tx, session, new, &config, cause).await?;
+            Ok(Reply::new("Password changed", Nothing {}))
+        }
+        .boxed()
+    });
+    writing.await
 }
 
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
@@ -68,15 +83,34 @@ pub struct RequestReset {
     skip_args = "origin",
     error_code = 400,
     error_code = 408,
+    error_code = 409,
     error_code = 413,
     error_code = 415,
+    error_code = 422,
     error_code = 429,
     error_code = 503
 )]
-pub async fn request_password_reset(app: State, origin: Origin, Body(body): Body<RequestReset>) -> Result<Reply<Nothing>> {
+pub async fn request_password_reset(
+    app: State,
+    origin: Origin,
+    idempotency: Idempotency,
+    Body(body): Body<RequestReset>,
+) -> Result<Answer<Reply<Nothing>>> {
+    let arrived = Instant::now();
     let email = EmailAddress::parse(&body.email).map_err(|problem| Error::field("email", problem))?;
-    super::request_reset(&app, &email, origin.of_anyone()).await?;
-    Ok(Reply::new("If there is an account with this address, a mail is on its way", Nothing {}))
+    let cause = origin.of_anyone();
+    super::count_reset_request(&app, &cause).await?;
+    let (keys, config) = (app.keys.clone(), app.config.clone());
+    let writing = idempotency.write(&app, cause, move |tx, cause| {
+        async move {
+            super::request_reset(tx, &email, &keys, &config, cause).await?;
+            Ok(Reply::new("If there is an account with this address, a mail is on its way", Nothing {}))
+        }
+        .boxed()
+    });
+    let written = writing.await;
+    even_time::wait(arrived, app.config.identity.even_answer).await;
+    written
 }
 
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]

@@ -1,7 +1,6 @@
 //! Resetting a password: a link to the stored address, and a new password from whoever holds it.
 
 use futures_util::FutureExt as _;
-use tokio::time::Instant;
 
 use super::{Typed, store};
 use crate::access;
@@ -13,35 +12,29 @@ use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
 use crate::infra::db::Tx;
-use crate::infra::even_time;
 use crate::infra::events::{self, Event, EventType};
+use crate::infra::keys::ServerKeys;
 use crate::infra::mailer::{self, Template};
 use crate::infra::one_time_token::{self, Purpose, Token};
 use crate::infra::throttle;
 use crate::push_tokens;
 
-/// Mails a link, if there is somebody to mail it to. Known or not, the answer and its time are the same.
-pub async fn request_reset(app: &App, email: &EmailAddress, cause: Cause) -> Result<()> {
-    let arrived = Instant::now();
+/// Counts a request from an address, before anybody is looked up for it.
+pub async fn count_reset_request(app: &App, cause: &Cause) -> Result<()> {
     let (keys, limit, now, bucket) = (app.keys.clone(), app.config.limits.reset_ip, cause.at, cause.ip_bucket());
-    app.db.read(move |conn| async move { throttle::count(conn, &keys, "RESET_IP", &bucket, limit, now).await }.boxed()).await?;
-    let (email_key, keys, config) = (email.key(), app.keys.clone(), app.config.clone());
-    let limit = config.limits.reset_account;
-    let writing = app.db.write(move |tx| {
-        async move {
-            // Beyond the limit the mails of before are there to be used; nothing tells that there are none to come.
-            let within = throttle::is_within(tx, &keys, "RESET_ACCOUNT", &email_key, limit, now).await?;
-            let user_id = card::find_id_by_email_key(tx, &email_key).await?.unwrap_or_default();
-            match card::find(tx, user_id).await? {
-                Some(card) if within && card.is_active => send_reset_link(tx, &card, &config, &cause).await,
-                _ => Ok(()),
-            }
-        }
-        .boxed()
-    });
-    let written = writing.await;
-    even_time::wait(arrived, app.config.identity.even_answer).await;
-    written
+    app.db.read(move |conn| async move { throttle::count(conn, &keys, "RESET_IP", &bucket, limit, now).await }.boxed()).await
+}
+
+/// Mails a link, if there is somebody to mail it to. Known or not, the answer is the same; its time is the door's to even out.
+pub async fn request_reset(tx: &mut Tx, email: &EmailAddress, keys: &ServerKeys, config: &Config, cause: &Cause) -> Result<()> {
+    let email_key = email.key();
+    // Beyond the limit the mails of before are there to be used; nothing tells that there are none to come.
+    let within = throttle::is_within(tx, keys, "RESET_ACCOUNT", &email_key, config.limits.reset_account, cause.at).await?;
+    let user_id = card::find_id_by_email_key(tx, &email_key).await?.unwrap_or_default();
+    match card::find(tx, user_id).await? {
+        Some(card) if within && card.is_active => send_reset_link(tx, &card, config, cause).await,
+        _ => Ok(()),
+    }
 }
 
 async fn send_reset_link(tx: &mut Tx, card: &Card, config: &Config, cause: &Cause) -> Result<()> {

@@ -6,12 +6,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::PreferencesChange;
-use crate::card;
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::http::State;
-use crate::http::auth::SignedIn;
+use crate::http::auth::{Me, SignedIn};
 use crate::http::envelope::Reply;
 use crate::http::extract::Body;
+use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
 use crate::http::user_body::PreferencesBody;
 
@@ -31,8 +31,7 @@ pub struct UpdatePreferences {
     error_code = 403,
     error_code = 503
 )]
-pub async fn get_preferences(app: State, SignedIn(session): SignedIn) -> Result<Reply<PreferencesBody>> {
-    let card = card::find_cached(&app, session.user_id).await?.ok_or_else(|| Error::new(Code::UserNotFound, "There is no such user."))?;
+pub async fn get_preferences(Me(card): Me) -> Result<Reply<PreferencesBody>> {
     Ok(Reply::new("Preferences", card.preferences.into()))
 }
 
@@ -45,18 +44,27 @@ pub async fn get_preferences(app: State, SignedIn(session): SignedIn) -> Result<
     error_code = 401,
     error_code = 403,
     error_code = 408,
+    error_code = 409,
     error_code = 413,
     error_code = 415,
+    error_code = 422,
     error_code = 503
 )]
 pub async fn update_preferences(
     app: State,
     SignedIn(session): SignedIn,
     origin: Origin,
+    idempotency: Idempotency,
     Body(body): Body<UpdatePreferences>,
-) -> Result<Reply<PreferencesBody>> {
+) -> Result<Answer<Reply<PreferencesBody>>> {
     let change = PreferencesChange { email: body.email, push: body.push };
     let cause = origin.of(session);
-    let card = app.db.write(move |tx| async move { super::change(tx, session.user_id, change, &cause).await }.boxed()).await?;
-    Ok(Reply::new("Preferences updated", card.preferences.into()))
+    let writing = idempotency.write(&app, cause, move |tx, cause| {
+        async move {
+            let card = super::change(tx, session.user_id, change, cause).await?;
+            Ok(Reply::new("Preferences updated", card.preferences.into()))
+        }
+        .boxed()
+    });
+    writing.await
 }

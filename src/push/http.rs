@@ -17,6 +17,7 @@ use crate::http::State;
 use crate::http::auth::FromService;
 use crate::http::envelope::{Accepted, Either, Reply};
 use crate::http::extract::{Body, Query};
+use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
 
 /// A push request, read as tolerantly as one from RabbitMQ: other spellings of these fields are understood, further fields
@@ -139,6 +140,7 @@ fn question(rule: SkipReason) -> &'static str {
     error_code = 409,
     error_code = 413,
     error_code = 415,
+    error_code = 422,
     error_code = 503
 )]
 pub async fn submit_push_request(
@@ -146,10 +148,11 @@ pub async fn submit_push_request(
     FromService(service): FromService,
     Query(query): Query<SubmitQuery>,
     origin: Origin,
+    idempotency: Idempotency,
     Body(body): Body<NewPushRequest>,
-) -> Result<Either<Accepted<PushDecision>, Reply<PushExplanation>>> {
+) -> Result<Answer<Either<Accepted<PushDecision>, Reply<PushExplanation>>>> {
     service.require(Scope::PushWrite)?;
-    let cause = origin.of_anyone();
+    let cause = origin.of_service(&service);
     let message = Incoming {
         body: serde_json::to_vec(&body.fields).map_err(Error::internal)?,
         correlation_id: cause.correlation_id.clone(),
@@ -157,9 +160,16 @@ pub async fn submit_push_request(
     };
     if query.dry_run {
         service.require(Scope::UsersRead)?;
-        return Ok(Either::Second(Reply::new("Nothing was sent", submit::explain(&app, message, cause).await?.into())));
+        let explained = submit::explain(&app, message, cause).await?;
+        return Ok(Answer::Fresh(Either::Second(Reply::new("Nothing was sent", explained.into()))));
     }
     let (cache, config) = (app.cache.clone(), app.config.clone());
-    let submitting = app.db.write(move |tx| async move { submit::submit(tx, &cache, &message, &config.broker, &cause).await }.boxed());
-    Ok(Either::First(Reply::new("Push request taken", submitting.await?.into())))
+    let submitting = idempotency.write(&app, cause, move |tx, cause| {
+        async move {
+            let decided = submit::submit(tx, &cache, &message, &config.broker, cause).await?;
+            Ok(Either::First(Reply::new("Push request taken", decided.into())))
+        }
+        .boxed()
+    });
+    submitting.await
 }

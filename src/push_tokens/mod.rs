@@ -2,6 +2,7 @@
 //!
 //! Storing a token that another account holds moves it: the phone has a new owner, and the old one must not be read on it.
 
+pub mod http;
 mod store;
 
 use serde_json::Map;
@@ -9,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::card;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::Cause;
 use crate::infra::db::Tx;
@@ -82,6 +83,19 @@ pub async fn retire(tx: &mut Tx, user_id: Uuid, token: &PushToken, reason: &str,
     let retired = store::update_retired_token(tx, user_id, &token.sha256(), reason, cause.at).await? == 1;
     if retired {
         audit::record_with(tx, cause, Action::PushTokenCleared, Some(user_id), reason, Map::new()).await?;
+    }
+    Ok(retired)
+}
+
+/// Retires a token that a push service found dead, if it is still the user's current one; whether it was.
+pub async fn report_dead(tx: &mut Tx, user_id: Uuid, token: &PushToken, cause: &Cause) -> Result<bool> {
+    if card::find(tx, user_id).await?.is_none() {
+        return Err(Error::new(Code::UserNotFound, "There is no such user."));
+    }
+    let retired = retire(tx, user_id, token, "reported_dead", cause).await?;
+    if retired {
+        let card = card::changed(tx, user_id, cause.at).await?;
+        events::announce(tx, cause, [card::updated(&card, &["push_token"])]).await?;
     }
     Ok(retired)
 }

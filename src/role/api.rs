@@ -13,11 +13,12 @@ use apistos::app::{BuildConfig, OpenApiWrapper as _};
 use apistos::web::{delete, get, patch, post, put, resource, scope};
 
 use crate::app::App;
-use crate::config::Role;
-use crate::error::{Code, Error, Result};
+use crate::config::{self, Role};
+use crate::error::{Error, Result};
+use crate::http::doors::{Doors, nothing_here};
 use crate::http::middleware::every_request;
-use crate::http::{docs, health, jwks, page};
-use crate::{addresses, directory, passwords, preferences, push, sessions, users};
+use crate::http::{docs, health, jwks, metrics, page};
+use crate::{addresses, admin, directory, passwords, preferences, push, push_tokens, sessions, users};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -25,25 +26,56 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// actix counts whole seconds; requests accepted before the stop have this long to finish.
 const DRAIN_SECONDS: u64 = 20;
 
-/// Binds the routes of a role to a socket that listens already.
-pub fn server(app: App, role: Role, listener: TcpListener) -> Result<Server> {
+/// Sockets that listen already.
+#[derive(Debug)]
+pub struct Listeners {
+    pub public: TcpListener,
+    pub internal: Option<TcpListener>,
+    pub metrics: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds what the configuration asks for; the error names the variable.
+    pub fn bind(http: &config::Http) -> std::io::Result<Self> {
+        let bind = |port: u16, variable: &str| {
+            TcpListener::bind((http.host.as_str(), port))
+                .map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on {}:{port} ({variable}): {error}", http.host)))
+        };
+        Ok(Self {
+            public: bind(http.port, "PORT")?,
+            internal: http.internal_port.map(|port| bind(port, "INTERNAL_PORT")).transpose()?,
+            metrics: http.metrics_port.map(|port| bind(port, "METRICS_PORT")).transpose()?,
+        })
+    }
+
+    fn doors(&self) -> Result<Doors> {
+        let port = |listener: &Option<TcpListener>| {
+            listener.as_ref().map(|listener| listener.local_addr().map(|address| address.port())).transpose().map_err(Error::internal)
+        };
+        Ok(Doors { internal: port(&self.internal)?, metrics: port(&self.metrics)? })
+    }
+}
+
+/// Binds the routes of a role to its sockets.
+pub fn server(app: App, role: Role, listeners: Listeners) -> Result<Server> {
+    let doors = listeners.doors()?;
     let workers = app.config.http.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     // Installed before the first request counts anything.
     crate::infra::telemetry::metrics();
-    let server = HttpServer::new(move || routes(Some(app.clone()), role))
+    let server = HttpServer::new(move || routes(Some(app.clone()), role, doors))
         .workers(workers)
         .client_request_timeout(HEADER_TIMEOUT)
         .keep_alive(KEEP_ALIVE)
         .shutdown_timeout(DRAIN_SECONDS)
-        .disable_signals()
-        .listen(listener)
-        .map_err(Error::internal)?;
+        .disable_signals();
+    let listening = [Some(listeners.public), listeners.internal, listeners.metrics].into_iter().flatten();
+    let server = listening.into_iter().try_fold(server, HttpServer::listen).map_err(Error::internal)?;
     Ok(server.run())
 }
 
 /// The document as it is served, for the command line.
 pub async fn openapi() -> Result<serde_json::Value> {
-    let app = actix_web::test::init_service(routes(None, Role::Both)).await;
+    let app = actix_web::test::init_service(routes(None, Role::Both, Doors::default())).await;
     let request = actix_web::test::TestRequest::get().uri(docs::OPENAPI_PATH).to_request();
     Ok(actix_web::test::call_and_read_body_json(&app, request).await)
 }
@@ -52,6 +84,7 @@ pub async fn openapi() -> Result<serde_json::Value> {
 fn routes(
     app: Option<App>,
     role: Role,
+    doors: Doors,
 ) -> ActixApp<
     impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<impl MessageBody>, Error = actix_web::Error, InitError = ()>,
 > {
@@ -61,7 +94,7 @@ fn routes(
         if let Some(app) = app {
             config.app_data(Data::new(app));
         }
-        config.app_data(Data::new(role));
+        config.app_data(Data::new(role)).app_data(Data::new(doors));
     };
     let build = if with_docs { BuildConfig::default() } else { BuildConfig::default().disable_openapi_route() };
     ActixApp::new()
@@ -72,7 +105,7 @@ fn routes(
         .wrap(NormalizePath::new(TrailingSlash::Trim))
         .configure(move |config| {
             if role.has_api() {
-                config.service(api_v1());
+                config.service(api_v1()).service(bare());
             }
         })
         .build_with(docs::OPENAPI_PATH, build)
@@ -81,7 +114,7 @@ fn routes(
             config.route("/health", actix_web::web::get().to(health::get_health));
             config.route("/health/live", actix_web::web::get().to(health::get_liveness));
             config.route("/health/ready", actix_web::web::get().to(health::get_readiness));
-            config.route("/metrics", actix_web::web::get().to(health::get_metrics));
+            config.route("/metrics", actix_web::web::get().to(metrics::get_metrics));
             if with_docs {
                 docs::configure(config);
             }
@@ -89,7 +122,7 @@ fn routes(
                 pages(config);
             }
         })
-        .default_service(actix_web::web::to(|| async { Err::<String, _>(Error::new(Code::NotFound, "There is nothing at this path.")) }))
+        .default_service(actix_web::web::to(|| async { Err::<String, _>(nothing_here()) }))
 }
 
 /// The pages behind the mailed links, and the keys that gateways fetch.
@@ -110,16 +143,24 @@ fn pages(config: &mut ServiceConfig) {
         );
 }
 
+/// What gateways ask for without a version.
+fn bare() -> apistos::web::Scope {
+    scope("/api/users")
+        .service(resource("/validate").route(get().to(directory::http::validate_bare_token)))
+        .service(resource("/{id}").route(get().to(directory::http::get_bare_user)))
+        .service(resource("/{id}/preferences").route(get().to(directory::http::get_bare_preferences)))
+}
+
 /// One resource a path, fixed segments before parameters: actix takes the first that fits.
 fn api_v1() -> apistos::web::Scope {
     scope("/api/v1")
-        .service(resource("/users").route(post().to(users::http::register_user)))
+        .service(resource("/users").route(post().to(users::http::register_user)).route(get().to(admin::http::list_users)))
         .service(
             resource("/users/profile")
-                .route(get().to(users::http::get_profile))
-                .route(patch().to(users::http::update_profile))
-                .route(put().to(users::http::replace_profile))
-                .route(delete().to(users::http::deactivate_user)),
+                .route(get().to(users::profile::http::get_profile))
+                .route(patch().to(users::profile::http::update_profile))
+                .route(put().to(users::profile::http::replace_profile))
+                .route(delete().to(users::profile::http::deactivate_user)),
         )
         .service(
             resource("/users/preferences")
@@ -128,10 +169,16 @@ fn api_v1() -> apistos::web::Scope {
         )
         .service(resource("/users/email").route(post().to(addresses::http::request_email_change)))
         .service(resource("/users/email/confirm").route(post().to(addresses::http::confirm_email_change)))
+        .service(resource("/users/lookup").route(post().to(directory::http::look_up_users)))
         .service(resource("/users/{id}").route(get().to(directory::http::get_user)))
         .service(resource("/users/{id}/preferences").route(get().to(directory::http::get_user_preferences)))
         .service(resource("/users/{id}/contact").route(get().to(directory::http::get_user_contact)))
-        .service(resource("/users/{id}/push-token").route(get().to(directory::http::get_user_push_token)))
+        .service(
+            resource("/users/{id}/push-token")
+                .route(get().to(directory::http::get_user_push_token))
+                .route(delete().to(push_tokens::http::delete_push_token)),
+        )
+        .service(resource("/users/{id}/push-token/retire").route(post().to(push_tokens::http::retire_push_token)))
         .service(resource("/push-requests").route(post().to(push::http::submit_push_request)))
         .service(resource("/auth/login").route(post().to(sessions::http::login)))
         .service(resource("/auth/refresh").route(post().to(sessions::http::refresh_session)))
@@ -152,7 +199,7 @@ fn cors(origins: Vec<String>) -> Cors {
     let cors = origins.iter().fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
     cors.allowed_methods(["GET", "POST", "PUT", "PATCH", "DELETE"])
         .allowed_headers(["authorization", "content-type", "x-correlation-id", "x-request-id", "idempotency-key"])
-        .expose_headers(["x-correlation-id", "retry-after"])
+        .expose_headers(["x-correlation-id", "retry-after", "ratelimit", "ratelimit-policy", "idempotency-replayed"])
         .supports_credentials()
         .max_age(3600)
         // A foreign origin is the browser's to refuse; a server-side caller that sends one is served.

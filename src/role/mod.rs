@@ -4,8 +4,6 @@ pub mod api;
 pub mod supervisor;
 mod worker;
 
-use std::net::TcpListener;
-
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
@@ -14,19 +12,20 @@ use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::infra::backoff::Delays;
 use crate::infra::migrations;
+use api::Listeners;
 use supervisor::Supervisor;
 
 /// Runs the chosen parts until `stop`, then drains them within the grace period.
 ///
 /// `Err` means that something did not end well; the process then exits with 1.
-pub async fn run(app: App, role: Role, listener: TcpListener, stop: CancellationToken) -> Result<()> {
+pub async fn run(app: App, role: Role, listeners: Listeners, stop: CancellationToken) -> Result<()> {
     let mut supervisor = Supervisor::new(app.status.clone(), stop.clone(), &app.config);
     {
         let (app, stop) = (app.clone(), stop.clone());
         supervisor.first("migrations", async move { migrate(&app, &stop).await });
     }
     let publisher = role.has_worker().then(|| worker::start(&app, &mut supervisor)).transpose()?;
-    let server = api::server(app.clone(), role, listener)?;
+    let server = api::server(app.clone(), role, listeners)?;
     let ended = supervisor.run(server).await;
     if let Some(publisher) = publisher {
         publisher.close().await;

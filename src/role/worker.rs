@@ -12,6 +12,7 @@ use crate::amqp::relay::{Sender, relay};
 use crate::app::App;
 use crate::config::MailTransport;
 use crate::error::Result;
+use crate::http::idempotency;
 use crate::infra::breaker::Breaker;
 use crate::infra::smtp::Smtp;
 use crate::infra::{audit, one_time_token, outbox, throttle};
@@ -98,7 +99,8 @@ async fn purge(app: App, stop: CancellationToken) -> Result<()> {
                 let links = one_time_token::delete_old(conn, now, PURGE_BATCH).await?;
                 let entries = audit::delete_old(conn, now, PURGE_BATCH).await?;
                 let settled = push::delete_old(conn, retention, now, PURGE_BATCH).await?;
-                Ok(sent.max(windows).max(ended).max(links).max(entries).max(settled))
+                let answers = idempotency::delete_old(conn, now, PURGE_BATCH).await?;
+                Ok([sent, windows, ended, links, entries, settled, answers].into_iter().max().unwrap_or_default())
             }
             .boxed()
         });

@@ -13,6 +13,7 @@ use crate::http::State;
 use crate::http::auth::SignedIn;
 use crate::http::envelope::{Meta, Nothing, Reply};
 use crate::http::extract::{Body, OptionalBody, PathId};
+use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
 use crate::http::user_body::{SignedInBody, TokensBody};
 use crate::passwords::Password;
@@ -115,8 +116,10 @@ pub struct Logout {
     error_code = 401,
     error_code = 403,
     error_code = 408,
+    error_code = 409,
     error_code = 413,
     error_code = 415,
+    error_code = 422,
     error_code = 503,
     skip_args = "origin"
 )]
@@ -124,14 +127,20 @@ pub async fn logout(
     app: State,
     SignedIn(session): SignedIn,
     origin: Origin,
+    idempotency: Idempotency,
     OptionalBody(body): OptionalBody<Logout>,
-) -> Result<Reply<Nothing>> {
+) -> Result<Answer<Reply<Nothing>>> {
     let body = body.unwrap_or_default();
     let token = body.push_token.as_deref().filter(|token| !token.is_empty()).map(PushToken::parse).transpose();
     let how = SignOut { everywhere: body.everywhere, push_token: token.map_err(|problem| Error::field("push_token", problem))? };
-    let cause = origin.of(session);
-    app.db.write(move |tx| async move { super::sign_out(tx, session, how, &cause).await }.boxed()).await?;
-    Ok(Reply::new("Signed out", Nothing {}))
+    let writing = idempotency.write(&app, origin.of(session), move |tx, cause| {
+        async move {
+            super::sign_out(tx, session, how, cause).await?;
+            Ok(Reply::new("Signed out", Nothing {}))
+        }
+        .boxed()
+    });
+    writing.await
 }
 
 /// A session as its user sees it.
@@ -180,13 +189,26 @@ pub async fn list_sessions(app: State, SignedIn(session): SignedIn) -> Result<Re
     error_code = 401,
     error_code = 403,
     error_code = 404,
+    error_code = 409,
+    error_code = 422,
     error_code = 503,
     skip_args = "origin"
 )]
-pub async fn end_session(app: State, SignedIn(session): SignedIn, origin: Origin, PathId(id): PathId) -> Result<Reply<Nothing>> {
-    let cause = origin.of(session);
-    app.db.write(move |tx| async move { super::revoke(tx, session.user_id, id, &cause).await }.boxed()).await?;
-    Ok(Reply::new("Session ended", Nothing {}))
+pub async fn end_session(
+    app: State,
+    SignedIn(session): SignedIn,
+    origin: Origin,
+    idempotency: Idempotency,
+    PathId(id): PathId,
+) -> Result<Answer<Reply<Nothing>>> {
+    let writing = idempotency.write(&app, origin.of(session), move |tx, cause| {
+        async move {
+            super::revoke(tx, session.user_id, id, cause).await?;
+            Ok(Reply::new("Session ended", Nothing {}))
+        }
+        .boxed()
+    });
+    writing.await
 }
 
 impl Tokens {

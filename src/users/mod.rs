@@ -1,7 +1,7 @@
 //! Accounts: registration, the profile, and deactivation, which keeps the row.
 
 pub mod http;
-mod profile;
+pub mod profile;
 mod register;
 mod store;
 

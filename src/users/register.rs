@@ -42,6 +42,25 @@ pub enum Registered {
     Private,
 }
 
+impl Registered {
+    /// The user, as far as the caller may know.
+    pub fn clone_card(&self) -> Option<Card> {
+        match self {
+            Self::SignedIn(card, _) | Self::Unverified(card) => Some(card.clone()),
+            Self::Private => None,
+        }
+    }
+
+    /// The same, and the first session.
+    pub fn into_parts(self) -> (Option<Card>, Option<Opened>) {
+        match self {
+            Self::SignedIn(card, opened) => (Some(card), Some(opened)),
+            Self::Unverified(card) => (Some(card), None),
+            Self::Private => (None, None),
+        }
+    }
+}
+
 /// Counts an attempt from an address, before anything is hashed for it.
 pub async fn count_attempt(app: &App, cause: &Cause) -> Result<()> {
     let (keys, limit, bucket, now) = (app.keys.clone(), app.config.limits.register_ip, cause.ip_bucket(), cause.at);

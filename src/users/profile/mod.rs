@@ -1,5 +1,7 @@
 //! The profile: what a user may change of it, and how an account ends.
 
+pub mod http;
+
 use uuid::Uuid;
 
 use super::store;

@@ -17,6 +17,7 @@ use user_service::config::{self, Config, Declare, LogFormat, MailTransport, Queu
 use user_service::infra::clock::Clock;
 use user_service::infra::migrations;
 use user_service::infra::one_time_token::{self, Purpose};
+use user_service::role::api::Listeners;
 use uuid::Uuid;
 
 pub use broker::TestBroker;
@@ -60,6 +61,9 @@ impl Services {
 pub struct TestApp {
     pub app: App,
     pub client: Client,
+    /// Clients at the other ports, where there are any.
+    pub internal: Option<Client>,
+    pub metrics: Option<Client>,
     pub clock: Clock,
     pub database_url: String,
     pub config: Config,
@@ -102,8 +106,10 @@ impl TestApp {
         if Services::wants_logs() {
             user_service::infra::telemetry::start_logging(&config.log);
         }
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = Client::new(format!("http://{}", listener.local_addr().unwrap()));
+        let listeners = Listeners::bind(&config.http).unwrap();
+        let at = |listener: &TcpListener| Client::new(format!("http://{}", listener.local_addr().unwrap()));
+        let client = at(&listeners.public);
+        let (internal, metrics) = (listeners.internal.as_ref().map(at), listeners.metrics.as_ref().map(at));
         let (clock, stop) = (Clock::default(), CancellationToken::new());
         let (give, take) = tokio::sync::oneshot::channel();
         let ended = std::thread::spawn({
@@ -113,12 +119,12 @@ impl TestApp {
                 actix_rt::System::with_tokio_rt(runtime).block_on(async move {
                     let app = App::new(config, role, clock).map_err(|error| error.chain())?;
                     let _ = give.send(app.clone());
-                    user_service::role::run(app, role, listener, stop).await.map_err(|error| error.chain())
+                    user_service::role::run(app, role, listeners, stop).await.map_err(|error| error.chain())
                 })
             }
         });
         let app = take.await.expect("the service did not start");
-        let test = Self { app, client, clock, database_url, config, services, stop, ended: Some(ended), result: None };
+        let test = Self { app, client, internal, metrics, clock, database_url, config, services, stop, ended: Some(ended), result: None };
         eventually("the service is ready", async || test.client.get("/health/ready").await.status == 200).await;
         test
     }
@@ -132,6 +138,13 @@ impl TestApp {
     pub async fn sql(&self, statement: &str) {
         let mut conn = AsyncPgConnection::establish(&self.database_url).await.unwrap();
         conn.batch_execute(statement).await.unwrap();
+    }
+
+    /// Runs a query in a transaction that stays open, with what it locked, until it is released.
+    pub async fn hold(&self, query: &str) -> Held {
+        let mut conn = AsyncPgConnection::establish(&self.database_url).await.unwrap();
+        conn.batch_execute(&format!("BEGIN; {query};")).await.unwrap();
+        Held(conn)
     }
 
     /// The one number that a query gives, named `n`.
@@ -191,6 +204,15 @@ impl TestApp {
         let mut conn = AsyncPgConnection::establish(&services.database_url).await.unwrap();
         let name = url.rsplit('/').next().unwrap();
         let _ = conn.batch_execute(&format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await;
+    }
+}
+
+/// An open transaction.
+pub struct Held(AsyncPgConnection);
+
+impl Held {
+    pub async fn release(mut self) {
+        self.0.batch_execute("ROLLBACK").await.unwrap();
     }
 }
 
@@ -262,6 +284,9 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
             cors_allowed_origins: vec!["https://app.example.com".into()],
             docs: true,
             trusted_proxy_count: 1,
+            internal_port: None,
+            metrics_port: None,
+            service_auth: true,
         },
         identity: config::Identity {
             jwt_secret: Some(SecretString::from(SECRET)),
@@ -282,7 +307,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
         service_keys: vec![
             service_key("reader", SERVICE_KEY, &[Scope::UsersRead]),
             service_key("writer", WEAK_SERVICE_KEY, &[Scope::PushWrite]),
-            service_key("gateway", FULL_SERVICE_KEY, &[Scope::UsersRead, Scope::PushWrite]),
+            service_key("gateway", FULL_SERVICE_KEY, Scope::ALL),
         ],
         limits: config::Limits {
             register_ip: None,
@@ -295,6 +320,8 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
             token_ip: None,
             refresh_session: None,
             password_change: None,
+            default_user: None,
+            default_ip: None,
         },
         inbox_retention: chrono::TimeDelta::hours(24),
         breaker_open: Duration::from_secs(3),
