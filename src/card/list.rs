@@ -91,7 +91,7 @@ pub async fn list(conn: &mut AsyncPgConnection, listing: &Listing) -> Result<Pag
     let mut cards = store::list_cards(conn, &user_ids).await?;
     cards.sort_by_key(|card| user_ids.iter().position(|user_id| *user_id == card.user_id));
     let counted = store::count_up_to(conn, listing, MAX_DEPTH + 1).await?;
-    let total_is_estimate = counted > MAX_DEPTH;
+    let total_is_estimate = counted > MAX_DEPTH || listing.search.is_some() && counted >= store::MAX_FOUND;
     let total = if total_is_estimate { store::estimate(conn, listing).await?.max(counted) } else { counted };
     let next = cards.last().filter(|_| has_next).map(|last| Position::of(last, listing.order.by));
     Ok(Page { cards, next, total, total_is_estimate })

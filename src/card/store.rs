@@ -7,7 +7,7 @@ use diesel::sql_types::{BigInt, Json, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::list::{Column, From, Listing, MAX_DEPTH, Value};
+use super::list::{Column, From, Listing, Value};
 use super::{Card, Preferences};
 use crate::infra::schema::{preferences, push_tokens, users};
 
@@ -101,7 +101,7 @@ pub async fn list_ids(conn: &mut AsyncPgConnection, listing: &Listing) -> QueryR
         Column::Name => "name",
     };
     let (direction, comparison) = if listing.order.descending { ("DESC", "<") } else { ("ASC", ">") };
-    let mut query = matching(listing, "SELECT u.id", None);
+    let mut query = matching(listing, "SELECT u.id");
     let offset = match &listing.from {
         From::Offset(offset) => *offset,
         From::After(position) => {
@@ -119,16 +119,22 @@ pub async fn list_ids(conn: &mut AsyncPgConnection, listing: &Listing) -> QueryR
     Ok(query.load::<Found>(conn).await?.into_iter().map(|found| found.id).collect())
 }
 
-/// How many users match, if they are not more than `most`.
+/// How many users match, if they are not more than `most`; of a search no more than [`MAX_FOUND`] each way.
 pub async fn count_up_to(conn: &mut AsyncPgConnection, listing: &Listing, most: u64) -> QueryResult<u64> {
-    let query = matching(listing, "SELECT count(*) AS count FROM (SELECT 1", Some(most));
+    let query = matching(listing, "SELECT count(*) AS count FROM (SELECT 1");
     let counted: Counted = query.sql(format!(" LIMIT {most}) AS counted")).get_result(conn).await?;
     Ok(counted.count.unsigned_abs())
 }
 
 /// How many users match, as PostgreSQL's planner sees it.
 pub async fn estimate(conn: &mut AsyncPgConnection, listing: &Listing) -> QueryResult<u64> {
-    let plan: Plan = matching(listing, "EXPLAIN (FORMAT JSON) SELECT u.id", None).get_result(conn).await?;
+    let query = format!("EXPLAIN (FORMAT JSON) SELECT id FROM users u WHERE {}", conditions(listing));
+    let mut query = diesel::sql_query(query).into_boxed::<Pg>();
+    if let Some(search) = &listing.search {
+        let ways: Vec<String> = SEARCHED.iter().map(|column| format!("{column} LIKE $1")).collect();
+        query = bind_search(query.sql(format!(" AND ({})", ways.join(" OR "))), search);
+    }
+    let plan: Plan = query.get_result(conn).await?;
     Ok(plan.plan.pointer("/0/Plan/Plan Rows").and_then(serde_json::Value::as_u64).unwrap_or_default())
 }
 
@@ -150,27 +156,39 @@ struct Plan {
     plan: serde_json::Value,
 }
 
-/// `select … FROM users u WHERE` whatever the listing asks for.
-fn matching(listing: &Listing, select: &str, most: Option<u64>) -> SqlQuery {
-    let mut query = diesel::sql_query(select.to_owned()).into_boxed::<Pg>().sql(" FROM users u WHERE u.erased_at IS NULL");
-    if let Some(search) = &listing.search {
-        let begins = format!("{}%", search.to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"));
-        // Each way has its index; together they would have none.
-        let found = most.map_or(MAX_DEPTH, |most| most - 1);
-        for (before, column) in
-            [(" AND u.id IN (", "email_key"), (" UNION ", "lower(name)"), (" UNION ", "lower(substring(name FROM '[^ ]+$'))")]
-        {
-            query = query.sql(format!("{before}(SELECT id FROM users WHERE erased_at IS NULL AND {column} LIKE $1 LIMIT {found})"));
-        }
-        query = query.sql(")").bind::<Text, _>(begins);
-    }
-    if let Some(is_active) = listing.is_active {
-        query = query.sql(if is_active { " AND u.is_active" } else { " AND NOT u.is_active" });
-    }
-    if let Some(verified) = listing.email_verified {
-        query = query.sql(if verified { " AND u.email_verified_at IS NOT NULL" } else { " AND u.email_verified_at IS NULL" });
-    }
-    query
+type SqlQuery = diesel::query_builder::BoxedSqlQuery<'static, Pg, diesel::query_builder::SqlQuery>;
+
+/// What a search looks at; each has its index.
+const SEARCHED: [&str; 3] = ["email_key", "name_key", "last_name_key"];
+
+/// What a search takes of each way before it is sorted, so that a short one costs no more than a long one.
+pub const MAX_FOUND: u64 = 2_000;
+
+/// `select … FROM … u WHERE` whatever the listing asks for. A search takes the parameter $1.
+fn matching(listing: &Listing, select: &str) -> SqlQuery {
+    let query = diesel::sql_query(select.to_owned()).into_boxed::<Pg>();
+    let Some(search) = &listing.search else { return query.sql(format!(" FROM users u WHERE {}", conditions(listing))) };
+    let ways = SEARCHED.map(|column| {
+        let columns = "id, created_at, email_key, name, is_active, email_verified_at, erased_at";
+        // The index's own order makes it worth while to go by it, however many there are.
+        let found = format!("erased_at IS NULL AND {column} LIKE $1 ORDER BY {column} USING ~<~ LIMIT {MAX_FOUND}");
+        format!("(SELECT {columns} FROM users WHERE {found})")
+    });
+    bind_search(query.sql(format!(" FROM ({}) u WHERE {}", ways.join(" UNION "), conditions(listing))), search)
 }
 
-type SqlQuery = diesel::query_builder::BoxedSqlQuery<'static, Pg, diesel::query_builder::SqlQuery>;
+fn bind_search(query: SqlQuery, search: &str) -> SqlQuery {
+    let begins = search.to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+    query.bind::<Text, _>(format!("{begins}%"))
+}
+
+fn conditions(listing: &Listing) -> String {
+    let mut conditions = "u.erased_at IS NULL".to_owned();
+    if let Some(is_active) = listing.is_active {
+        conditions += if is_active { " AND u.is_active" } else { " AND NOT u.is_active" };
+    }
+    if let Some(verified) = listing.email_verified {
+        conditions += if verified { " AND u.email_verified_at IS NOT NULL" } else { " AND u.email_verified_at IS NULL" };
+    }
+    conditions
+}

@@ -30,7 +30,7 @@ pub struct Envelope<T: JsonSchema> {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Meta {
     pub total: u64,
-    /// Whether `total` is estimated, as it is above 10,000.
+    /// Whether `total` is estimated, as it may be above 10,000, of a search above 2,000.
     pub total_is_estimate: bool,
     pub limit: u64,
     pub page: u64,

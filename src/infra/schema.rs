@@ -165,6 +165,8 @@ diesel::table! {
         updated_at -> Timestamptz,
         deactivated_at -> Nullable<Timestamptz>,
         erased_at -> Nullable<Timestamptz>,
+        name_key -> Text,
+        last_name_key -> Text,
     }
 }
 

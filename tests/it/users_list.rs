@@ -2,18 +2,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::support::{Client, FULL_SERVICE_KEY, SERVICE_KEY, TestApp};
-
-/// Users of every kind, with names and addresses that can be told from their number.
-fn users(count: u32) -> String {
-    format!(
-        "INSERT INTO users (id, email, email_key, email_verified_at, name, is_active, created_at, updated_at)
-         SELECT gen_random_uuid(), 'user' || n || '@example.com', 'user' || n || '@example.com',
-                CASE WHEN n % 4 = 0 THEN now() END, 'Name' || n || ' Surname' || (n % 1000), n % 10 <> 0,
-                timestamptz '2026-01-01' + n * interval '1 second', now()
-         FROM generate_series(1, {count}) n; ANALYZE users;"
-    )
-}
+use crate::support::{Client, FULL_SERVICE_KEY, SERVICE_KEY, TestApp, users};
 
 async fn list(client: &Client, query: &str) -> (Vec<Value>, Value) {
     let answer = client.get(&format!("/api/v1/users/?{query}")).await;

@@ -256,3 +256,50 @@ async fn storm(address: &str, login: &str) -> (Duration, Duration) {
     assert!(refused.len() > 4_000, "{} of {} were refused", refused.len(), storm.len());
     (percentile(health.into_iter().map(|(_, took)| took).collect(), 99), percentile(refused, 95))
 }
+
+/// What a page of the list of users may take.
+const PAGE_LIMIT: Duration = Duration::from_millis(50);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_million_users_are_listed_and_searched_within_50_ms() {
+    let app = TestApp::api().await;
+    app.sql(&support::users(1_000_000)).await;
+    app.sql("VACUUM ANALYZE users").await;
+    let service = app.client.with("x-internal-api-key", support::FULL_SERVICE_KEY);
+    let mut slow = Vec::new();
+    for query in [
+        "",
+        "page=500",
+        "page=100&limit=100",
+        "ordering=name",
+        "ordering=-email&limit=100",
+        "is_active=false",
+        "email_verified=true&is_active=false",
+        "search=user1",
+        "search=name",
+        "search=u&ordering=name",
+        "search=surname77",
+        "search=zzz",
+        "search=user&email_verified=true",
+    ] {
+        let mut took = Vec::new();
+        for _ in 0..9 {
+            let asked = Instant::now();
+            assert_eq!(service.get(&format!("/api/v1/users/?{query}")).await.status, 200, "{query}");
+            took.push(asked.elapsed());
+        }
+        let median = percentile(took, 50);
+        println!("a million users, {query:?}: {median:.1?}");
+        if median > PAGE_LIMIT {
+            slow.push(query);
+        }
+    }
+    // Deep pages, from one to the next.
+    let mut cursor = String::new();
+    for _ in 0..20 {
+        let answer = service.get(&format!("/api/v1/users/?limit=100&ordering=email{cursor}")).await.json();
+        cursor = format!("&cursor={}", answer["meta"]["next_cursor"].as_str().unwrap());
+    }
+    assert!(slow.is_empty(), "slower than {PAGE_LIMIT:?}: {slow:?}");
+    app.stop().await.unwrap();
+}
