@@ -17,6 +17,7 @@ mod beside {
     mod flaws;
     mod mails;
     mod network;
+    mod opt_outs;
     mod poison;
     mod redrive;
     mod rolling;

@@ -7,8 +7,12 @@ use tokio::process::Command;
 use crate::api_with_queues;
 use crate::checker::check;
 use crate::ledger::{Cast, Kind, Ledger, Producer, observe};
-use crate::support::{TestApp, eventually};
+use crate::support::TestApp;
+use crate::support::wait::within;
 use crate::worker::Worker;
+
+/// Ten seconds are enough where nothing else runs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn redrive(app: &TestApp) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_user-service"));
@@ -30,16 +34,16 @@ async fn a_thousand_dead_letters_redriven_twice_through_kills_are_delivered_and_
         let kind = if number % 10 == 0 { Kind::OptedOut } else { Kind::Good };
         producer.publish(&mut ledger, &cast, &format!("r-{number}"), kind).await;
     }
-    eventually("all are dead", async || ended("dead").await == LETTERS).await;
+    within(PATIENCE, "all are dead", async || ended("dead").await == LETTERS).await;
     cast.arrive(&app).await;
     redrive(&app).await;
     for share in [1, 2] {
-        eventually("some are delivered", async || ended("delivered").await > share * LETTERS / 5).await;
+        within(PATIENCE, "some are delivered", async || ended("delivered").await > share * LETTERS / 5).await;
         worker.kill().await;
         redrive(&app).await;
         worker = Worker::start(&app, &[]);
     }
-    eventually("all are decided", async || ended("delivered").await + ended("skipped").await == LETTERS).await;
+    within(PATIENCE, "all are decided", async || ended("delivered").await + ended("skipped").await == LETTERS).await;
     // What was dead left a copy of its death, whatever it is now.
     observe(&app, &mut ledger, Duration::from_secs(30)).await;
     ledger.dead_copies.clear();

@@ -1,0 +1,101 @@
+//! An opt-out that was answered with 200 binds, whatever the cache does.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use user_service::config::Role;
+
+use crate::ledger::{Cast, Kind, Ledger, Producer};
+use crate::only_on_a_set_of_its_own;
+use crate::proxy::{Fault, FaultProxy};
+use crate::support::client::TestUser;
+use crate::support::wait::within;
+use crate::support::{Services, TestApp};
+
+const USERS: usize = 50;
+
+/// Each user opts in and out so often in each weather.
+const TURNS: usize = 7;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weather {
+    Healthy,
+    Gone,
+    /// Up and down by the third of a second: shorter than a bypass, so that hits, misses and failures mix.
+    Flapping,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_1050_opt_outs_none_is_passed_over_whether_redis_is_there_gone_or_flapping() {
+    only_on_a_set_of_its_own();
+    let services = Services::from_env();
+    let address = url::Url::parse(&services.redis_url).unwrap();
+    let proxy = FaultProxy::start(&format!("127.0.0.1:{}", address.port().unwrap())).await;
+    let redis_url = proxy.url(&services.redis_url);
+    let app = TestApp::start_with(Role::Both, |config| config.redis_url = redis_url.into()).await;
+    let registering = futures_util::future::join_all((0..USERS).map(|_| app.client.register("Ada")));
+    let users: Vec<TestUser> = registering.await;
+    let done = AtomicBool::new(false);
+    let opting_out = async {
+        for weather in [Weather::Healthy, Weather::Gone, Weather::Flapping] {
+            proxy.set(if weather == Weather::Gone { Fault::Reset } else { Fault::None });
+            let changing = opt_out_all(&app, &users, weather);
+            let flapping = async {
+                let mut up = tokio::time::interval(Duration::from_millis(330));
+                loop {
+                    up.tick().await;
+                    proxy.set(Fault::Reset);
+                    up.tick().await;
+                    proxy.set(Fault::None);
+                }
+            };
+            if weather == Weather::Flapping {
+                tokio::select! { () = changing => {}, () = flapping => {} }
+            } else {
+                changing.await;
+            }
+        }
+        proxy.set(Fault::None);
+        done.store(true, Ordering::Relaxed);
+    };
+    // Readers fill the cache all the while, also with what they read just before a change.
+    let reading = async {
+        while !done.load(Ordering::Relaxed) {
+            for user in &users {
+                app.client.as_user(user).get("/api/v1/users/preferences/").await;
+            }
+        }
+    };
+    tokio::join!(opting_out, reading);
+    let opted_out = (3 * USERS * TURNS) as i64;
+    let skipped = "SELECT count(*) AS n FROM push_inbox WHERE outcome = 'skipped' AND reason = 'push_disabled'";
+    within(Duration::from_secs(60), "every request is decided", async || {
+        app.count("SELECT count(*) AS n FROM push_inbox").await == opted_out
+    })
+    .await;
+    let broker = app.broker().await;
+    println!("opt-outs: {opted_out} answered, {} delivered all the same", broker.waiting(&broker.names.deliver_queue).await);
+    assert_eq!((app.count(skipped).await, broker.waiting(&broker.names.deliver_queue).await), (opted_out, 0));
+    app.stop().await.unwrap();
+}
+
+async fn opt_out_all(app: &TestApp, users: &[TestUser], weather: Weather) {
+    let (mut ledger, mut producer) = (Ledger::default(), Producer::new(app.config.broker.clone()));
+    for turn in 0..TURNS {
+        for user in users {
+            set_push(app, user, true).await;
+            set_push(app, user, false).await;
+            let cast = Cast { ada: user.clone(), bob: user.clone() };
+            producer.publish(&mut ledger, &cast, &format!("{weather:?}-{turn}"), Kind::OptedOut).await;
+        }
+    }
+}
+
+/// Until it is answered with 200, as an app would that is told to come back.
+async fn set_push(app: &TestApp, user: &TestUser, wanted: bool) {
+    within(Duration::from_secs(30), "the change is taken", async || {
+        app.client.as_user(user).patch("/api/v1/users/preferences/", json!({"push": wanted})).await.status == 200
+    })
+    .await;
+}
