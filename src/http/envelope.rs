@@ -69,6 +69,7 @@ pub struct Failure {
     pub error: String,
     /// Only for field problems: what is wrong, by field.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
     pub errors: BTreeMap<String, Vec<String>>,
 }
 

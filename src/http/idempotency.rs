@@ -220,8 +220,8 @@ impl ApiComponent for Idempotency {
     }
 
     fn parameters() -> Vec<Parameter> {
-        let header = |name: &str, description: &str| {
-            let syntax = StringValidation { pattern: Some(KEY_PATTERN.to_owned()), ..StringValidation::default() };
+        let header = |name: &str, pattern: Option<&str>, description: &str| {
+            let syntax = StringValidation { pattern: pattern.map(str::to_owned), ..StringValidation::default() };
             let schema = SchemaObject {
                 instance_type: Some(InstanceType::String.into()),
                 string: Some(Box::new(syntax)),
@@ -239,9 +239,10 @@ impl ApiComponent for Idempotency {
         vec![
             header(
                 "Idempotency-Key",
+                Some(KEY_PATTERN),
                 "For 24 hours the same request under it has one effect and gets the same answer; another body is a 422",
             ),
-            header("X-Request-ID", "The same, but another body under it is another request, and what is no key is ignored"),
+            header("X-Request-ID", None, "The same, but another body under it is another request, and what is no key is ignored"),
         ]
     }
 }

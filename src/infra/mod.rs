@@ -23,6 +23,7 @@ pub mod one_time_token;
 pub mod outbox;
 pub mod password_hash;
 pub mod postgres;
+pub mod prepared;
 pub mod rate_limit;
 pub mod schema;
 pub mod signing_keys;

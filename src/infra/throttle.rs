@@ -10,6 +10,7 @@ use diesel::sql_types::{BigInt, Binary, Text, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::keys::ServerKeys;
+use super::prepared::Prepared;
 use super::schema::throttles;
 use crate::config::{Limit, Rate};
 use crate::error::{Allowance, Code, Result};
@@ -79,7 +80,7 @@ pub async fn delete_count(conn: &mut AsyncPgConnection, keys: &ServerKeys, name:
 
 async fn upsert_count(conn: &mut AsyncPgConnection, name: &str, key_hmac: &[u8], rate: Rate, now: DateTime<Utc>) -> QueryResult<Window> {
     let expired = now - TimeDelta::from_std(rate.window).unwrap_or(TimeDelta::MAX);
-    diesel::sql_query(
+    let counting = diesel::sql_query(
         "INSERT INTO throttles AS t (name, key_hmac, window_start, count) VALUES ($1, $2, $3, 1)
          ON CONFLICT (name, key_hmac) DO UPDATE SET
            count = CASE WHEN t.window_start <= $4 THEN 1 ELSE t.count + 1 END,
@@ -89,9 +90,8 @@ async fn upsert_count(conn: &mut AsyncPgConnection, name: &str, key_hmac: &[u8],
     .bind::<Text, _>(name)
     .bind::<Binary, _>(key_hmac)
     .bind::<Timestamptz, _>(now)
-    .bind::<Timestamptz, _>(expired)
-    .get_result(conn)
-    .await
+    .bind::<Timestamptz, _>(expired);
+    Prepared(counting).get_result(conn).await
 }
 
 /// Deletes windows that ended longer than a day ago, at most `limit`; returns how many.

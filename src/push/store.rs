@@ -8,6 +8,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::dead_letters::Filter;
+use crate::infra::prepared::Prepared;
 use crate::infra::schema::{push_inbox, push_suspects};
 
 /// A request as the inbox files it.
@@ -60,12 +61,10 @@ struct Locked {
 /// Locks each key until the transaction ends, unless another transaction has it; one answer a key, in order.
 pub async fn try_lock(conn: &mut AsyncPgConnection, keys: &[&Key]) -> QueryResult<Vec<bool>> {
     let names: Vec<String> = keys.iter().map(|key| format!("push {} {}", key.user_id, key.message_id)).collect();
-    let rows: Vec<Locked> = diesel::sql_query(
+    let locking = diesel::sql_query(
         "SELECT pg_try_advisory_xact_lock(hashtextextended(name, 0)) AS locked FROM unnest($1) WITH ORDINALITY AS t(name, place) ORDER BY place",
-    )
-    .bind::<Array<Text>, _>(names)
-    .load(conn)
-    .await?;
+    );
+    let rows: Vec<Locked> = Prepared(locking.bind::<Array<Text>, _>(names)).load(conn).await?;
     Ok(rows.into_iter().map(|row| row.locked).collect())
 }
 
@@ -82,14 +81,12 @@ pub async fn list_seen(conn: &mut AsyncPgConnection, keys: &[&Key]) -> QueryResu
         fingerprint: Vec<u8>,
     }
     let (message_ids, user_ids): (Vec<&str>, Vec<Uuid>) = keys.iter().map(|key| (key.message_id.as_str(), key.user_id)).unzip();
-    let rows: Vec<Seen> = diesel::sql_query(
+    let looking = diesel::sql_query(
         "SELECT i.message_id, i.user_id, i.fingerprint FROM push_inbox i
            JOIN unnest($1, $2) AS k(message_id, user_id) ON i.message_id = k.message_id AND i.user_id = k.user_id",
-    )
-    .bind::<Array<Text>, _>(message_ids)
-    .bind::<Array<SqlUuid>, _>(user_ids)
-    .load(conn)
-    .await?;
+    );
+    let looking = looking.bind::<Array<Text>, _>(message_ids).bind::<Array<SqlUuid>, _>(user_ids);
+    let rows: Vec<Seen> = Prepared(looking).load(conn).await?;
     Ok(rows.into_iter().map(|row| (Key { message_id: row.message_id, user_id: row.user_id }, row.fingerprint)).collect())
 }
 
@@ -104,7 +101,7 @@ pub async fn insert_entries(conn: &mut AsyncPgConnection, entries: &[Entry], now
         return Ok(0);
     }
     // Arrays, so that it is one prepared statement however many there are.
-    diesel::sql_query(
+    let filing = diesel::sql_query(
         "INSERT INTO push_inbox (message_id, user_id, fingerprint, source, outcome, reason, detail, attempts, next_attempt_at, body,
            properties, correlation_id, received_at, decided_at)
          SELECT message_id, user_id, fingerprint, source, outcome, reason, detail, attempts, next_attempt_at, body, properties,
@@ -125,9 +122,8 @@ pub async fn insert_entries(conn: &mut AsyncPgConnection, entries: &[Entry], now
     .bind::<Array<Jsonb>, _>(entries.iter().map(|entry| entry.properties.clone()).collect::<Vec<_>>())
     .bind::<Timestamptz, _>(now)
     .bind::<Array<Text>, _>(entries.iter().map(|entry| entry.correlation_id.as_str()).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(entries.iter().map(|entry| entry.source).collect::<Vec<_>>())
-    .execute(conn)
-    .await
+    .bind::<Array<Text>, _>(entries.iter().map(|entry| entry.source).collect::<Vec<_>>());
+    Prepared(filing).execute(conn).await
 }
 
 /// The next request whose time has come.
