@@ -22,7 +22,7 @@
 //! | 0 | [`config`], [`error`] | the environment; failures and who must act on them |
 //!
 //! A feature is a folder with at most four kinds of file: `mod.rs` what it does, `store.rs` its SQL, `http.rs` its REST
-//! door, `amqp.rs` its AMQP door; an operation that outgrows `mod.rs` has a file of its name.
+//! door, `amqp.rs` its AMQP door; an operation that outgrows `mod.rs` has a file of its name, or a folder of the same kind.
 //!
 //! # Four walks through the code
 //!
@@ -30,12 +30,14 @@
 //! ([`users::parse_name`], [`card::email_address`], [`passwords::policy`]), counts the attempt, hashes the password
 //! ([`infra::password_hash`]) and only then opens a transaction ([`infra::db::Database::write`]), in which
 //! [`users::register`] writes account, credentials, preferences, push token and session, an entry of the
-//! [audit log](infra::audit), an [event](infra::events), and the [mail](infra::mailer) that proves the address. The answer is
-//! the [user](http::user_body) with tokens ([`sessions::issue_tokens`]).
+//! [audit log](infra::audit), an [event](infra::events), and the [mail](infra::mailer) that proves the address. If the request
+//! brought a key, its answer is stored in the same transaction, for the same request to get again ([`http::idempotency`]). The
+//! answer is the [user](http::user_body) with tokens ([`sessions::issue_tokens`]).
 //!
 //! **Following a mailed link.** The mail's row names a [one-time token](infra::one_time_token)'s row; the [relay](amqp::relay)
 //! computes the token as it sends. [`addresses::http`] or the page beside it ([`addresses::pages`]) hands the text to
-//! [`addresses::confirm`], which finds the row, checks the HMAC, and uses the row up in the transaction of its effect.
+//! [`addresses::open_link`], which finds the row and checks the HMAC, and then to [`addresses::confirm`], which uses the row up
+//! in the transaction of its effect.
 //!
 //! **Changing preferences.** [`preferences::change`] writes the rows; [`card::changed`] raises the user's version and
 //! leaves an [outbox] row in the same commit; after the commit the cached card is forgotten at once, and the

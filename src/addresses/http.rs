@@ -15,8 +15,8 @@ use crate::http::envelope::{Nothing, Reply};
 use crate::http::extract::Body;
 use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
-use crate::infra::even_time;
 use crate::infra::one_time_token::Purpose;
+use crate::infra::{even_time, throttle};
 use crate::passwords::{self, Password};
 
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
@@ -104,7 +104,7 @@ pub async fn resend_verification(
     let arrived = Instant::now();
     let email = EmailAddress::parse(&body.email).map_err(|problem| Error::field("email", problem))?;
     let cause = origin.of_anyone();
-    super::count_resend_request(&app, &cause).await?;
+    throttle::count_ip(&app.db, &app.keys, "RESEND_IP", app.config.limits.reset_ip, &cause).await?;
     let (keys, config) = (app.keys.clone(), app.config.clone());
     let writing = idempotency.write(&app, cause, move |tx, cause| {
         async move {

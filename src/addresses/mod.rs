@@ -27,12 +27,6 @@ pub async fn send_verification(tx: &mut Tx, card: &Card, config: &Config, cause:
     mailer::send_link(tx, Template::EmailVerification, Purpose::EmailVerification, card.recipient(), config, cause).await
 }
 
-/// Counts a request from an address, before anybody is looked up for it.
-pub async fn count_resend_request(app: &App, cause: &Cause) -> Result<()> {
-    let (keys, limit, now, bucket) = (app.keys.clone(), app.config.limits.reset_ip, cause.at, cause.ip_bucket());
-    app.db.read(move |conn| async move { throttle::count(conn, &keys, "RESEND_IP", &bucket, limit, now).await }.boxed()).await
-}
-
 /// Mails that link again, if there is somebody who needs it.
 pub async fn resend_verification(tx: &mut Tx, email: &EmailAddress, keys: &ServerKeys, config: &Config, cause: &Cause) -> Result<()> {
     let email_key = email.key();

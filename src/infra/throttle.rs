@@ -8,7 +8,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Text, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use futures_util::FutureExt as _;
 
+use super::cause::Cause;
+use super::db::Database;
 use super::keys::ServerKeys;
 use super::prepared::Prepared;
 use super::schema::throttles;
@@ -40,6 +43,12 @@ pub async fn count(
     }
     let reset = (window.window_start + rate.window - now).to_std().unwrap_or(Duration::ZERO);
     Err(Allowance { name, rate, remaining: 0, reset }.exceeded())
+}
+
+/// Counts one event of an address, on a connection of its own: before anybody is looked up, or anything hashed, for it.
+pub async fn count_ip(db: &Database, keys: &ServerKeys, name: &'static str, limit: Limit, cause: &Cause) -> Result<()> {
+    let (keys, bucket, now) = (keys.clone(), cause.ip_bucket(), cause.at);
+    db.read(move |conn| async move { count(conn, &keys, name, &bucket, limit, now).await }.boxed()).await
 }
 
 /// Counts one event, and tells whether it is within the limit, for what must not be seen from outside.

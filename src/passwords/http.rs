@@ -15,7 +15,7 @@ use crate::http::envelope::{Nothing, Reply};
 use crate::http::extract::Body;
 use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
-use crate::infra::even_time;
+use crate::infra::{even_time, throttle};
 
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
 #[serde(deny_unknown_fields)]
@@ -99,7 +99,7 @@ pub async fn request_password_reset(
     let arrived = Instant::now();
     let email = EmailAddress::parse(&body.email).map_err(|problem| Error::field("email", problem))?;
     let cause = origin.of_anyone();
-    super::count_reset_request(&app, &cause).await?;
+    throttle::count_ip(&app.db, &app.keys, "RESET_IP", app.config.limits.reset_ip, &cause).await?;
     let (keys, config) = (app.keys.clone(), app.config.clone());
     let writing = idempotency.write(&app, cause, move |tx, cause| {
         async move {

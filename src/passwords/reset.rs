@@ -19,12 +19,6 @@ use crate::infra::one_time_token::{self, Purpose, Token};
 use crate::infra::throttle;
 use crate::push_tokens;
 
-/// Counts a request from an address, before anybody is looked up for it.
-pub async fn count_reset_request(app: &App, cause: &Cause) -> Result<()> {
-    let (keys, limit, now, bucket) = (app.keys.clone(), app.config.limits.reset_ip, cause.at, cause.ip_bucket());
-    app.db.read(move |conn| async move { throttle::count(conn, &keys, "RESET_IP", &bucket, limit, now).await }.boxed()).await
-}
-
 /// Mails a link, if there is somebody to mail it to. Known or not, the answer is the same; its time is the door's to even out.
 pub async fn request_reset(tx: &mut Tx, email: &EmailAddress, keys: &ServerKeys, config: &Config, cause: &Cause) -> Result<()> {
     let email_key = email.key();

@@ -18,7 +18,7 @@ use crate::http::extract::Body;
 use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
 use crate::http::user_body::{TokensBody, UserBody};
-use crate::infra::even_time;
+use crate::infra::{even_time, throttle};
 use crate::passwords::{self, Password};
 use crate::push_tokens::PushToken;
 use crate::sessions::{self, Tokens};
@@ -95,7 +95,7 @@ pub async fn register_user(
     }
     let admitted = app.hasher.admit()?;
     // Before anything is judged or hashed for it.
-    super::count_attempt(&app, &cause).await?;
+    throttle::count_ip(&app.db, &app.keys, "REGISTER_IP", app.config.limits.register_ip, &cause).await?;
     drop(admitted);
     let checked = check(&app, body).await?;
     let registration = hash(&app, checked).await?;

@@ -1,12 +1,10 @@
 //! Registration: the account, its credentials, preferences, push token and first session in one transaction, with the mail
 //! that proves the address.
 
-use futures_util::FutureExt as _;
 use serde_json::Map;
 use uuid::Uuid;
 
 use super::store;
-use crate::app::App;
 use crate::card::email_address::EmailAddress;
 use crate::card::{self, Card, Preferences};
 use crate::config::{Config, RegistrationPrivacy};
@@ -59,12 +57,6 @@ impl Registered {
             Self::Private => (None, None),
         }
     }
-}
-
-/// Counts an attempt from an address, before anything is hashed for it.
-pub async fn count_attempt(app: &App, cause: &Cause) -> Result<()> {
-    let (keys, limit, bucket, now) = (app.keys.clone(), app.config.limits.register_ip, cause.ip_bucket(), cause.at);
-    app.db.read(move |conn| async move { throttle::count(conn, &keys, "REGISTER_IP", &bucket, limit, now).await }.boxed()).await
 }
 
 /// Creates the account, and signs it in where the installation's rules allow.
