@@ -1,0 +1,222 @@
+//! What the API answers while a dependency is down, slow or flapping: one table, one window of the fault for all functions.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use user_service::config::Role;
+use user_service::infra::one_time_token::Purpose;
+use uuid::Uuid;
+
+use crate::only_on_a_set_of_its_own;
+use crate::proxy::{Fault, FaultProxy};
+use crate::support::client::{Answer, TestUser};
+use crate::support::wait::within;
+use crate::support::{Client, FULL_SERVICE_KEY, PASSWORD, Services, TestApp};
+
+/// What a function answers when it can, without PostgreSQL, and without Redis.
+struct Row {
+    name: &'static str,
+    well: u16,
+    no_database: u16,
+    no_cache: u16,
+    ask: Request,
+}
+
+struct Request {
+    client: Client,
+    method: &'static str,
+    path: String,
+    body: Option<Value>,
+}
+
+impl Request {
+    fn new(client: &Client, method: &'static str, path: &str, body: Option<Value>) -> Self {
+        Self { client: client.clone(), method, path: path.to_owned(), body }
+    }
+
+    async fn send(&self) -> (Answer, Duration) {
+        let (asked, body) = (Instant::now(), self.body.as_ref().map(Value::to_string));
+        let answer = self.client.send(self.method, &self.path, body.as_deref()).await;
+        (answer, asked.elapsed())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weather {
+    Down,
+    Slow,
+    Flapping,
+}
+
+impl Weather {
+    /// Within which a 503 must come.
+    fn patience(self) -> Duration {
+        if self == Weather::Down { Duration::from_millis(1_200) } else { Duration::from_millis(2_500) }
+    }
+}
+
+/// The API with a proxy before each dependency, and people to ask for.
+struct Edge {
+    app: TestApp,
+    database: FaultProxy,
+    cache: FaultProxy,
+}
+
+impl Edge {
+    async fn start() -> Self {
+        only_on_a_set_of_its_own();
+        let services = Services::from_env();
+        let proxy = async |url: &str| {
+            let port = url::Url::parse(url).unwrap().port().unwrap();
+            FaultProxy::start(&format!("127.0.0.1:{port}")).await
+        };
+        let (database, cache) = (proxy(&services.database_url).await, proxy(&services.redis_url).await);
+        let redis_url = cache.url(&services.redis_url);
+        let through = database.address.port();
+        let app = TestApp::start_with(Role::Api, |config| {
+            config.redis_url = redis_url.into();
+            let mut url = url::Url::parse(secrecy::ExposeSecret::expose_secret(&config.database.url)).unwrap();
+            url.set_port(Some(through)).unwrap();
+            config.database.url = String::from(url).into();
+        })
+        .await;
+        Self { app, database, cache }
+    }
+
+    /// The table, with people and links of its own, so that what one function does is no other's business.
+    async fn rows(&self) -> Vec<Row> {
+        let (app, client) = (&self.app, &self.app.client);
+        let people: Vec<TestUser> = join_all((0..4).map(|_| client.register("Ada"))).await;
+        let [reader, writer, leaver, asker] = <[TestUser; 4]>::try_from(people).unwrap();
+        let (as_reader, as_writer) = (client.as_user(&reader), client.as_user(&writer));
+        let service = client.with("x-internal-api-key", FULL_SERVICE_KEY);
+        let login = client.post("/api/v1/auth/login/", json!({"email": asker.email, "password": PASSWORD})).await;
+        let (refresh, cold) = (login.data()["refresh_token"].clone(), login.data()["access_token"].as_str().unwrap().to_owned());
+        let link = app.newest_link(&asker.id, Purpose::EmailVerification).await;
+        for known in [&as_reader, &as_writer, &client.as_user(&leaver)] {
+            assert_eq!(known.get("/api/v1/users/profile/").await.status, 200);
+        }
+        let (v1, fresh) = ("/api/v1", format!("{}@example.com", Uuid::new_v4().simple()));
+        let row = |name, well, no_database, no_cache, client: &Client, method, path: &str, body| Row {
+            name,
+            well,
+            no_database,
+            no_cache,
+            ask: Request::new(client, method, &if path.starts_with("/health") { path.to_owned() } else { format!("{v1}{path}") }, body),
+        };
+        let register = json!({"name": "Eve", "email": fresh, "password": PASSWORD});
+        let contact = format!("/users/{}/contact/?type=email", reader.id);
+        vec![
+            row("register", 201, 503, 201, client, "POST", "/users/", Some(register)),
+            row("login", 200, 503, 200, client, "POST", "/auth/login/", Some(json!({"email": reader.email, "password": PASSWORD}))),
+            row("refresh", 200, 503, 200, client, "POST", "/auth/refresh/", Some(json!({"refresh_token": refresh}))),
+            row("verify", 200, 503, 200, client, "POST", "/auth/verify-email/", Some(json!({"token": link}))),
+            row("ask for a reset", 200, 503, 200, client, "POST", "/auth/password-reset/", Some(json!({"email": writer.email}))),
+            row("the same of nobody", 200, 503, 200, client, "POST", "/auth/password-reset/", Some(json!({"email": "no@example.com"}))),
+            row("read the profile", 200, 200, 200, &as_reader, "GET", "/users/profile/", None),
+            row("read preferences", 200, 200, 200, &as_reader, "GET", "/users/preferences/", None),
+            row("read a contact", 200, 200, 200, &service, "GET", &contact, None),
+            row("a session not seen before", 200, 503, 200, &client.bearer(&cold), "GET", "/users/profile/", None),
+            row("change the profile", 200, 503, 200, &as_writer, "PATCH", "/users/profile/", Some(json!({"name": "Grace"}))),
+            row("change preferences", 200, 503, 200, &as_writer, "PATCH", "/users/preferences/", Some(json!({"email": false}))),
+            row("sign out", 200, 503, 200, &client.as_user(&leaver), "POST", "/auth/logout/", None),
+            row(
+                "ask for a push",
+                202,
+                503,
+                202,
+                &service,
+                "POST",
+                "/push-requests/",
+                Some(json!({"user_id": reader.id, "template_code": "X"})),
+            ),
+            row("list users", 200, 503, 200, &service, "GET", "/users/", None),
+            row("liveness", 200, 200, 200, client, "GET", "/health/live", None),
+            row("readiness", 200, 503, 200, client, "GET", "/health/ready", None),
+            row("health", 200, 503, 200, client, "GET", "/health", None),
+        ]
+    }
+
+    /// Asks everything at once while `proxy` behaves like that; then what could not be done is done.
+    async fn weather(&self, dependency: &str, proxy: &FaultProxy, weather: Weather) {
+        let rows = self.rows().await;
+        proxy.set(match weather {
+            Weather::Slow => Fault::Latency(Duration::from_secs(5)),
+            Weather::Down | Weather::Flapping => Fault::Reset,
+        });
+        let asking = async {
+            for _ in 0..if weather == Weather::Flapping { 6 } else { 1 } {
+                for (row, (answer, took)) in rows.iter().zip(join_all(rows.iter().map(|row| row.ask.send())).await) {
+                    let at = format!("{} with the {dependency} {weather:?}: {} after {took:.1?}: {}", row.name, answer.status, answer.text);
+                    let unable = if dependency == "database" { row.no_database } else { row.no_cache };
+                    if weather == Weather::Flapping {
+                        // A link or token works once, and a name is taken once: the second time it is refused in order.
+                        let done_before =
+                            [400, 401].contains(&answer.status) && ["register", "verify", "refresh", "sign out"].contains(&row.name);
+                        assert!(answer.status == row.well || answer.status == unable || done_before, "{at}");
+                    } else {
+                        assert_eq!(answer.status, unable, "{at}");
+                    }
+                    if answer.status == 503 {
+                        let after: u64 = answer.header("retry-after").unwrap_or_else(|| panic!("{at}: no Retry-After")).parse().unwrap();
+                        assert!((1..=5).contains(&after), "{at}");
+                    }
+                    assert!(took <= weather.patience(), "{at}");
+                }
+            }
+        };
+        let flapping = async {
+            let mut turn = tokio::time::interval(Duration::from_millis(700));
+            loop {
+                turn.tick().await;
+                proxy.set(Fault::Reset);
+                turn.tick().await;
+                proxy.set(Fault::None);
+            }
+        };
+        if weather == Weather::Flapping {
+            tokio::select! { () = asking => {}, () = flapping => {} }
+        } else {
+            asking.await;
+        }
+        proxy.set(Fault::None);
+        within(Duration::from_secs(10), "it is ready again", async || self.app.client.get("/health/ready").await.status == 200).await;
+        // After a failure Redis is left alone for a moment; the next window begins with what it serves.
+        let served = async || self.app.app.cache.get_many(&["nothing".to_owned()]).await.is_ok();
+        within(Duration::from_secs(10), "the cache is used again", served).await;
+        if (dependency, weather) == ("database", Weather::Flapping) {
+            return;
+        }
+        for row in &rows {
+            // What was refused was not done, not even by half: it can be done now.
+            if dependency == "database" && row.no_database == 503 {
+                let (answer, _) = row.ask.send().await;
+                assert_eq!(answer.status, row.well, "{} after the {dependency} was {weather:?}: {}", row.name, answer.text);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_function_degrades_as_its_row_says_whatever_is_down_slow_or_flapping() {
+    let edge = Edge::start().await;
+    for weather in [Weather::Down, Weather::Slow, Weather::Flapping] {
+        edge.weather("database", &edge.database, weather).await;
+        edge.weather("cache", &edge.cache, weather).await;
+        println!("degradation: 18 functions x 2 dependencies, {weather:?}");
+    }
+    // Both at once: nobody is told that his session ended, and the process lives.
+    let user = edge.app.client.register("Ada").await;
+    edge.database.set(Fault::Reset);
+    edge.cache.set(Fault::Reset);
+    let me = edge.app.client.as_user(&user);
+    for path in ["/api/v1/users/profile/", "/api/v1/users/preferences/", "/api/v1/auth/sessions/"] {
+        assert_eq!(me.get(path).await.refusal(), (503, "unavailable".to_owned()), "{path}");
+    }
+    assert_eq!(edge.app.client.get("/health/live").await.status, 200);
+    edge.database.set(Fault::None);
+    edge.cache.set(Fault::None);
+    within(Duration::from_secs(10), "the profile is back", async || me.get("/api/v1/users/profile/").await.status == 200).await;
+    edge.app.stop().await.unwrap();
+}
