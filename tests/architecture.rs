@@ -267,6 +267,32 @@ fn files_stay_small_enough_to_read() {
     assert_none(&broken);
 }
 
+/// A chart or an alert on a metric that nobody counts is always quiet.
+#[test]
+fn what_is_watched_is_counted() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut counted = Vec::new();
+    for source in sources() {
+        let text = std::fs::read_to_string(root.join("src").join(&source.path)).unwrap();
+        for kind in ["counter!(", "gauge!(", "histogram!("] {
+            counted.extend(text.split(kind).skip(1).filter_map(|rest| rest.trim_start().split('"').nth(1)).map(str::to_owned));
+        }
+    }
+    let watched =
+        ["deploy/prometheus/alerts.yaml", "deploy/grafana/user-service.json"].map(|path| std::fs::read_to_string(root.join(path)).unwrap());
+    let mut seen = 0;
+    for text in &watched {
+        // Every selector names the job right after its metric.
+        for before in text.split("{job=").collect::<Vec<_>>().split_last().unwrap().1 {
+            let name = before.rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+            let name = name.strip_suffix("_bucket").unwrap_or(name);
+            assert!(name == "up" || counted.iter().any(|counted| counted == name), "nobody counts {name}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "the files were not read: {seen}");
+}
+
 #[test]
 fn every_variable_is_named_in_the_example_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -62,7 +62,10 @@ pub struct Preferences {
 /// The card that was read along with something else, or [`find_cached`].
 pub async fn known_or_cached(app: &App, known: Option<Card>, user_id: Uuid) -> Result<Card> {
     let card = match known.filter(|card| card.user_id == user_id) {
-        Some(card) => Some(card),
+        Some(card) => {
+            count_reads("cache", 1);
+            Some(card)
+        }
         None => find_cached(app, user_id).await?,
     };
     card.ok_or_else(|| Error::new(Code::UserNotFound, "There is no such user."))
@@ -71,8 +74,10 @@ pub async fn known_or_cached(app: &App, known: Option<Card>, user_id: Uuid) -> R
 /// A user's card, from the cache if it is there; without Redis from PostgreSQL, without both unavailable.
 pub async fn find_cached(app: &App, user_id: Uuid) -> Result<Option<Card>> {
     if let Some(card) = read_cached(&app.cache, &[user_id]).await.remove(&user_id) {
+        count_reads("cache", 1);
         return Ok(Some(card));
     }
+    count_reads("database", 1);
     let found = app.db.read(move |conn| async move { Ok(store::list_cards(conn, &[user_id]).await?) }.boxed()).await?;
     keep(&app.cache, &found).await;
     Ok(found.into_iter().next())
@@ -87,14 +92,18 @@ pub async fn read_current(conn: &mut AsyncPgConnection, cache: &Cache, user_ids:
     let mut cards = read_cached(cache, &known).await;
     cards.retain(|user_id, card| versions.get(user_id) == Some(&card.version));
     let missing: Vec<Uuid> = known.into_iter().filter(|user_id| !cards.contains_key(user_id)).collect();
-    metrics::counter!("card_reads_total", "from" => "cache").increment(cards.len() as u64);
-    metrics::counter!("card_reads_total", "from" => "database").increment(missing.len() as u64);
+    count_reads("cache", cards.len());
+    count_reads("database", missing.len());
     if !missing.is_empty() {
         let loaded = store::list_cards(conn, &missing).await?;
         keep(cache, &loaded).await;
         cards.extend(loaded.into_iter().map(|card| (card.user_id, card)));
     }
     Ok(cards)
+}
+
+fn count_reads(from: &'static str, count: usize) {
+    metrics::counter!("card_reads_total", "from" => from).increment(count as u64);
 }
 
 async fn read_cached(cache: &Cache, user_ids: &[Uuid]) -> HashMap<Uuid, Card> {

@@ -12,6 +12,7 @@ pub async fn get_metrics(app: State) -> HttpResponse {
     metrics::gauge!("database_connections_used").set(used as f64);
     metrics::gauge!("database_connections_open").set(open as f64);
     metrics::gauge!("database_connections_max").set(most as f64);
+    metrics::gauge!("password_hash_waiting").set(app.hasher.waiting() as f64);
     for lane in [outbox::Lane::Amqp, outbox::Lane::Smtp, outbox::Lane::Cache] {
         let waiting = app.db.read(move |conn| async move { Ok(outbox::count_waiting(conn, lane).await?) }.boxed()).await;
         if let Ok((count, oldest)) = waiting {

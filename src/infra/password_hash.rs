@@ -46,6 +46,11 @@ impl PasswordHasher {
         Place::take(&self.admitted, free * ADMITTED_A_PLACE).ok_or_else(full)
     }
 
+    /// Requests that wait for a core.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     pub async fn hash(&self, password: SecretString) -> Result<String> {
         let cost = self.cost;
         self.run(move || bcrypt::non_truncating_hash(password.expose_secret(), cost)).await?.map_err(Error::internal)

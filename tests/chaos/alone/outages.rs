@@ -28,7 +28,7 @@ async fn a_killed_database_is_503_never_401_and_no_push_is_lost() {
     services(&["kill", "postgres"]).await;
     let started = Instant::now();
     for (method, path, body) in [
-        ("GET", "/api/v1/users/profile", None),
+        ("GET", "/api/v1/auth/sessions", None),
         ("PATCH", "/api/v1/users/profile", Some(json!({"name": "x"}))),
         ("PATCH", "/api/v1/users/preferences", Some(json!({"push": false}))),
         ("DELETE", "/api/v1/users/profile", None),
@@ -47,7 +47,9 @@ async fn a_killed_database_is_503_never_401_and_no_push_is_lost() {
         assert!(asked.elapsed() < Duration::from_millis(1_200), "{method} {path}: 503 after {:?}", asked.elapsed());
     }
     if started.elapsed() < Duration::from_secs(25) {
-        assert_eq!(me.get("/api/v1/users/preferences").await.status, 200, "preferences come from the cache");
+        for path in ["/api/v1/users/preferences", "/api/v1/users/profile"] {
+            assert_eq!(me.get(path).await.status, 200, "{path} comes from the cache");
+        }
     }
     let service = app.client.with("x-internal-api-key", SERVICE_KEY);
     assert_eq!(service.get(&format!("/api/v1/users/{}", uuid::Uuid::now_v7())).await.status, 503);

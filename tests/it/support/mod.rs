@@ -246,6 +246,7 @@ impl TestApp {
             ("JWT_SECRET", &SECRET.to_owned()),
             ("HOST", &"127.0.0.1".to_owned()),
             ("SHUTDOWN_DELAY_SECONDS", &"0".to_owned()),
+            ("LIMIT_DEFAULT_USER", &"off".to_owned()),
         ]
         .map(|(name, value)| (name, value.clone()))
         .into()
