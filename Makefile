@@ -35,7 +35,7 @@ stop: ## Stop PostgreSQL, Redis and RabbitMQ; their data stays
 check: fmt-check lint doc deny schema-check test ## All that CI runs
 
 .PHONY: test
-test: unit integration chaos-short ## Every test there is, on the real services
+test: unit integration fuzz-short chaos-short ## Every test there is, on the real services
 
 .PHONY: unit
 unit: ## Tests of pure decisions and of the architecture; need no service
@@ -50,6 +50,18 @@ integration: services ## The service on real PostgreSQL, Redis and RabbitMQ
 .PHONY: timing
 timing: services ## What a clock can tell from outside, with 2,000 samples a class at production's cost (an hour)
 	@$(WITH_SERVICES) TIMING_SAMPLES=2000 TIMING_BCRYPT_COST=11 cargo test --quiet --test timing -- --test-threads=1 --nocapture
+
+FUZZ = $(WITH_SERVICES) scripts/fuzz
+
+.PHONY: fuzz-short
+fuzz-short: services
+	@cargo build --quiet --bin user-service
+	@$(FUZZ) 5000
+
+.PHONY: fuzz
+fuzz: services ## 100,000 requests made from the served document, good and bad (half an hour)
+	@cargo build --quiet --bin user-service
+	@$(FUZZ) 100000
 
 # Its kills would break what runs beside it, so it has services of its own.
 .PHONY: chaos-short

@@ -30,7 +30,7 @@ pub struct ListUsers {
     #[schemars(range(min = 1, max = 100))]
     pub limit: Option<u64>,
     /// What the address, the name or its last word begins with
-    #[schemars(length(min = 1, max = 254))]
+    #[schemars(length(max = 254))]
     pub search: Option<String>,
     pub is_active: Option<bool>,
     pub email_verified: Option<bool>,

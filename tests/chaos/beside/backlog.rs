@@ -16,7 +16,7 @@ use crate::{api_with_queues, by_form};
 const CHUNK: usize = 1_000;
 
 /// Of 300 KB each, all of which the broker hands out at once.
-const OVERSIZED: i64 = 40;
+const OVERSIZED: i64 = 30;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_and_oversized_messages_do_not_grow_the_process() {
