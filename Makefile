@@ -51,18 +51,14 @@ integration: services ## The service on real PostgreSQL, Redis and RabbitMQ
 timing: services ## What a clock can tell from outside, with 2,000 samples a class at production's cost (an hour)
 	@$(WITH_SERVICES) TIMING_SAMPLES=2000 TIMING_BCRYPT_COST=11 cargo test --quiet --test timing -- --test-threads=1 --nocapture
 
-# A seed of its own for the short form: what CI says depends on the code only.
-FUZZ = $(WITH_SERVICES) scripts/fuzz
-
+# With a seed of its own: what CI says depends on the code only.
 .PHONY: fuzz-short
 fuzz-short: services
-	@cargo build --quiet --bin user-service
-	@$(FUZZ) 5000 1
+	@$(WITH_SERVICES) scripts/fuzz 5000 1
 
 .PHONY: fuzz
 fuzz: services ## 100,000 requests made from the served document, good and bad (half an hour)
-	@cargo build --quiet --bin user-service
-	@$(FUZZ) 100000
+	@$(WITH_SERVICES) scripts/fuzz 100000
 
 # Its kills would break what runs beside it, so it has services of its own.
 .PHONY: chaos-short

@@ -133,6 +133,13 @@ impl Problems {
     }
 }
 
+/// In the words of the table of codes, where there is no more to say.
+impl From<Code> for Error {
+    fn from(code: Code) -> Self {
+        Self::new(code, code.meaning())
+    }
+}
+
 /// A query that found nothing is no error (stores return `Option`); what is left is the database's state or our bug.
 impl From<diesel::result::Error> for Error {
     fn from(error: diesel::result::Error) -> Self {

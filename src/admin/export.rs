@@ -5,7 +5,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::store;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
 use crate::infra::db::Tx;
@@ -13,7 +13,7 @@ use crate::infra::db::Tx;
 /// One JSON object, without hashes; that it was handed over is recorded.
 pub async fn export(tx: &mut Tx, user_id: Uuid, now: DateTime<Utc>) -> Result<Value> {
     let found = store::find_everything(tx, user_id, now).await?;
-    let everything = found.ok_or_else(|| Error::new(Code::UserNotFound, "There is no such user."))?;
+    let everything = found.ok_or(Code::UserNotFound)?;
     audit::record(tx, &Cause::without_request(Actor::Operator, now), Action::Exported, user_id).await?;
     Ok(everything)
 }

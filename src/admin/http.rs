@@ -17,9 +17,18 @@ use crate::http::auth::FromService;
 use crate::http::envelope::{Meta, Reply};
 use crate::http::extract::Query;
 use crate::http::user_body::UserBody;
-use crate::infra::keys::ServerKeys;
+use crate::infra::keys::{Key, ServerKeys};
 
 const DEFAULT_LIMIT: u64 = 20;
+
+const ORDERINGS: [(&str, Order); 6] = [
+    ("created_at", Order { by: Column::CreatedAt, descending: false }),
+    ("-created_at", Order { by: Column::CreatedAt, descending: true }),
+    ("email", Order { by: Column::Email, descending: false }),
+    ("-email", Order { by: Column::Email, descending: true }),
+    ("name", Order { by: Column::Name, descending: false }),
+    ("-name", Order { by: Column::Name, descending: true }),
+];
 
 #[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
 #[serde(deny_unknown_fields)]
@@ -95,14 +104,8 @@ fn check(query: &ListUsers, keys: &ServerKeys) -> Result<Listing> {
 }
 
 fn order(text: &str) -> Result<Order, &'static str> {
-    let (descending, name) = text.strip_prefix('-').map_or((false, text), |name| (true, name));
-    let by = match name {
-        "created_at" => Column::CreatedAt,
-        "email" => Column::Email,
-        "name" => Column::Name,
-        _ => return Err("must be created_at, email or name, or one of these after a -"),
-    };
-    Ok(Order { by, descending })
+    let found = ORDERINGS.iter().find(|(name, _)| *name == text);
+    found.map(|(_, order)| *order).ok_or("must be created_at, email or name, or one of these after a -")
 }
 
 fn meta(found: &Page, listing: &Listing, page: u64, keys: &ServerKeys) -> Meta {
@@ -118,6 +121,11 @@ fn meta(found: &Page, listing: &Listing, page: u64, keys: &ServerKeys) -> Meta {
     }
 }
 
+fn cursor_key(order: Order, keys: &ServerKeys) -> Key {
+    let name = ORDERINGS.iter().find(|(_, known)| *known == order).map_or("", |(name, _)| name);
+    keys.derive("cursor", name.as_bytes())
+}
+
 /// A position under an HMAC: nobody else writes one, and one of another ordering is none.
 fn write_cursor(position: &Position, order: Order, keys: &ServerKeys) -> String {
     let value = match &position.value {
@@ -125,14 +133,14 @@ fn write_cursor(position: &Position, order: Order, keys: &ServerKeys) -> String 
         Value::Text(text) => text.clone(),
     };
     let text = format!("{} {value}", position.user_id);
-    let tag = keys.derive("cursor", label(order).as_bytes()).authenticate(&[text.as_bytes()]);
+    let tag = cursor_key(order, keys).authenticate(&[text.as_bytes()]);
     BASE64_URL_SAFE_NO_PAD.encode([&tag[..16], text.as_bytes()].concat())
 }
 
 fn read_cursor(cursor: &str, order: Order, keys: &ServerKeys) -> Option<Position> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?;
     let (tag, text) = bytes.split_at_checked(16)?;
-    let made = keys.derive("cursor", label(order).as_bytes()).authenticate(&[text]);
+    let made = cursor_key(order, keys).authenticate(&[text]);
     bool::from(subtle::ConstantTimeEq::ct_eq(&made[..16], tag)).then_some(())?;
     let (user_id, value) = std::str::from_utf8(text).ok()?.split_once(' ')?;
     let value = match order.by {
@@ -140,17 +148,6 @@ fn read_cursor(cursor: &str, order: Order, keys: &ServerKeys) -> Option<Position
         Column::Email | Column::Name => Value::Text(value.to_owned()),
     };
     Some(Position { value, user_id: Uuid::try_parse(user_id).ok()? })
-}
-
-fn label(order: Order) -> &'static str {
-    match (order.by, order.descending) {
-        (Column::CreatedAt, false) => "created_at",
-        (Column::CreatedAt, true) => "-created_at",
-        (Column::Email, false) => "email",
-        (Column::Email, true) => "-email",
-        (Column::Name, false) => "name",
-        (Column::Name, true) => "-name",
-    }
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ pub async fn known_or_cached(app: &App, known: Option<Card>, user_id: Uuid) -> R
         }
         None => find_cached(app, user_id).await?,
     };
-    card.ok_or_else(|| Error::new(Code::UserNotFound, "There is no such user."))
+    card.ok_or_else(|| Code::UserNotFound.into())
 }
 
 /// A user's card, from the cache if it is there; without Redis from PostgreSQL, without both unavailable.

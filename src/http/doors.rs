@@ -2,8 +2,6 @@
 
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest, dev::Payload};
-use apistos::ApiComponent;
-use apistos::reference_or::ReferenceOr;
 
 use crate::error::{Code, Error, Result};
 
@@ -27,8 +25,7 @@ pub enum Door {
 
 impl Door {
     pub fn of(request: &HttpRequest) -> Self {
-        let doors = request.app_data::<Data<Doors>>().map(|doors| *doors.get_ref()).unwrap_or_default();
-        doors.at(request.app_config().local_addr().port())
+        Doors::of(request).at(request.app_config().local_addr().port())
     }
 
     /// Whether services, aliases and admin pages are here.
@@ -38,6 +35,10 @@ impl Door {
 }
 
 impl Doors {
+    pub fn of(request: &HttpRequest) -> Self {
+        request.app_data::<Data<Self>>().map(|doors| *doors.get_ref()).unwrap_or_default()
+    }
+
     pub fn at(self, port: u16) -> Door {
         if self.metrics == Some(port) {
             Door::Metrics
@@ -69,18 +70,8 @@ impl FromRequest for Inner {
     }
 }
 
-impl ApiComponent for Inner {
-    fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
-        Vec::new()
-    }
-
-    fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
-        None
-    }
-}
-
 pub fn nothing_here() -> Error {
-    Error::new(Code::NotFound, "There is nothing at this path.")
+    Code::NotFound.into()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::envelope::json_response;
-use super::origin::{self, ToldBy};
+use super::origin;
 use super::{State, auth};
 use crate::config::Role;
 use crate::error::{Code, Error};
@@ -194,15 +194,10 @@ impl FromRequest for Asked {
     type Future = std::future::Ready<Result<Self, Error>>;
 
     fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
-        let told_by = |told_by| match told_by {
-            ToldBy::Peer => "peer",
-            ToldBy::TrustedProxy => "trusted_proxy",
-            ToldBy::Service => "service",
-        };
         std::future::ready(auth::state(request).map(|app| {
             let client = origin::client(request, app);
             let address = client.address.map(|address| address.to_string());
-            Self(ClientBody { address, told_by: told_by(client.told_by).to_owned() })
+            Self(ClientBody { address, told_by: client.told_by.as_str().to_owned() })
         }))
     }
 }

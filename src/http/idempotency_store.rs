@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::envelope::StoredAnswer;
 use crate::error::{Code, Error, Result};
+use crate::infra::advisory_lock;
 use crate::infra::cause::Actor;
 use crate::infra::schema::idempotency_keys;
 
@@ -40,20 +41,8 @@ struct NewAnswer<'a> {
 
 /// Takes the key's lock until the transaction ends, if nobody has it.
 pub async fn try_lock(conn: &mut AsyncPgConnection, key: &Key) -> Result<bool> {
-    // Two keys that share a lock by chance only wait for each other.
-    let words = [&key.caller, &key.method, &key.route, &key.key].map(String::as_str).join(" ");
-    let lock = i64::from_be_bytes(std::array::from_fn(|at| sha256(&words)[at]));
-    Ok(diesel::select(pg_try_advisory_xact_lock(lock)).get_result(conn).await?)
-}
-
-#[diesel::declare_sql_function]
-extern "SQL" {
-    fn pg_try_advisory_xact_lock(key: BigInt) -> Bool;
-}
-
-fn sha256(text: &str) -> [u8; 32] {
-    use sha2::Digest as _;
-    sha2::Sha256::digest(text.as_bytes()).into()
+    let name = [&key.caller, &key.method, &key.route, &key.key].map(String::as_str).join(" ");
+    Ok(advisory_lock::try_lock(conn, &[name]).await? == [true])
 }
 
 /// The answer that is given again; [`Code::IdempotencyKeyReused`] if something else was sent.

@@ -53,8 +53,7 @@ pub async fn every_request(
         Ok(Ok(Ok(response))) => {
             let mut response = explain_refusal(response.map_into_boxed_body());
             let allowance = response.request().extensions().get::<Allowance>().copied();
-            add_headers(response.headers_mut(), &id);
-            add_allowance(response.headers_mut(), allowance);
+            add_headers(response.headers_mut(), &id, allowance);
             let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
             span.in_scope(|| observe(&method, &route, response.status(), started));
             return Ok(response);
@@ -72,8 +71,7 @@ pub async fn every_request(
 async fn admit(request: &HttpRequest) -> Result<(), Error> {
     let path = request.path();
     let is_probe = path.starts_with("/health");
-    let doors = request.app_data::<Data<Doors>>().map(|doors| *doors.get_ref()).unwrap_or_default();
-    let door = Door::of(request);
+    let (doors, door) = (Doors::of(request), Door::of(request));
     let is_closed = if path == "/metrics" { !doors.show_metrics(door) } else { door == Door::Metrics && !is_probe };
     if is_closed {
         return Err(nothing_here());
@@ -83,11 +81,8 @@ async fn admit(request: &HttpRequest) -> Result<(), Error> {
         return Ok(());
     }
     let (bucket, now) = (ip_bucket(origin::client(request, app).address), app.clock.now());
-    let counted = match app.ip_limiter.counter(&bucket, now) {
-        Some(counter) => app.cache.count(&counter).await.ok(),
-        None => None,
-    };
-    let allowance = app.ip_limiter.judge(&bucket, counted, now)?;
+    let Some(counter) = app.ip_limiter.counter(&bucket, now) else { return Ok(()) };
+    let allowance = app.ip_limiter.judge(&bucket, app.cache.count(&counter).await.ok(), now)?;
     if let Some(allowance) = allowance {
         request.extensions_mut().insert(allowance);
     }
@@ -109,7 +104,7 @@ impl ResponseError for Failed {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = self.error.error_response();
-        add_headers(response.headers_mut(), &self.correlation_id);
+        add_headers(response.headers_mut(), &self.correlation_id, None);
         response
     }
 }
@@ -122,7 +117,7 @@ fn explain_refusal(response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBod
     }
     let error = match status {
         StatusCode::METHOD_NOT_ALLOWED => Error::new(Code::MethodNotAllowed, "This path has no such method; see Allow."),
-        StatusCode::NOT_FOUND => Error::new(Code::NotFound, "There is nothing at this path."),
+        StatusCode::NOT_FOUND => nothing_here(),
         _ => Error::new(Code::MalformedRequest, status.canonical_reason().unwrap_or("The request is malformed.")),
     };
     let allow = response.headers().get(header::ALLOW).cloned();
@@ -134,7 +129,7 @@ fn explain_refusal(response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBod
     response.into_response(explained)
 }
 
-fn add_headers(headers: &mut HeaderMap, id: &str) {
+fn add_headers(headers: &mut HeaderMap, id: &str, allowance: Option<Allowance>) {
     // actix-cors speaks of credentials and exposed headers to every origin; one that is not allowed hears nothing.
     if !headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
         headers.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
@@ -154,16 +149,8 @@ fn add_headers(headers: &mut HeaderMap, id: &str) {
     add(header::REFERRER_POLICY, "no-referrer");
     add(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
     add(header::CACHE_CONTROL, "no-store");
-}
-
-fn add_allowance(headers: &mut HeaderMap, allowance: Option<Allowance>) {
-    let Some(allowance) = allowance else { return };
-    for (name, value) in rate_limit_headers(&allowance) {
-        if !headers.contains_key(name)
-            && let Ok(value) = HeaderValue::from_str(&value)
-        {
-            headers.insert(HeaderName::from_static(name), value);
-        }
+    for (name, value) in allowance.iter().flat_map(rate_limit_headers) {
+        add(HeaderName::from_static(name), &value);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use actix_web::web::Data;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev::Payload};
 
 use super::auth;
@@ -40,18 +39,18 @@ impl FromRequest for Origin {
     type Future = std::future::Ready<Result<Self>>;
 
     fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
-        let Some(app) = request.app_data::<Data<App>>() else {
-            return std::future::ready(Err(Error::internal("the application state is missing")));
-        };
-        let correlation_id = request.extensions().get::<CorrelationId>().map(|id| id.0.clone());
-        let cause = Cause {
-            actor: Actor::Anyone,
-            ip: client(request, app).address,
-            user_agent: user_agent(request),
-            correlation_id: correlation_id.unwrap_or_else(|| correlation::accept(None)),
-            at: app.clock.now(),
-        };
-        std::future::ready(Ok(Self(cause)))
+        std::future::ready(auth::state(request).map(|app| Self(cause(request, app))))
+    }
+}
+
+fn cause(request: &HttpRequest, app: &App) -> Cause {
+    let correlation_id = request.extensions().get::<CorrelationId>().map(|id| id.0.clone());
+    Cause {
+        actor: Actor::Anyone,
+        ip: client(request, app).address,
+        user_agent: user_agent(request),
+        correlation_id: correlation_id.unwrap_or_else(|| correlation::accept(None)),
+        at: app.clock.now(),
     }
 }
 
@@ -69,6 +68,16 @@ pub(super) enum ToldBy {
     TrustedProxy,
     /// One whose key has the scope `forward`.
     Service,
+}
+
+impl ToldBy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::TrustedProxy => "trusted_proxy",
+            Self::Service => "service",
+        }
+    }
 }
 
 /// The client's address: the peer, or what the last trusted proxy or a service that may forward saw.

@@ -1,6 +1,7 @@
 //! Floor 1: the outside world, without a word of the domain.
 
 pub mod access_token;
+pub mod advisory_lock;
 mod amqp_mender;
 pub mod audit;
 pub mod backoff;

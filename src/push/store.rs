@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{Array, Binary, Bool, Integer, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Binary, Integer, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::dead_letters::Filter;
+use crate::infra::advisory_lock;
 use crate::infra::prepared::Prepared;
 use crate::infra::schema::{push_inbox, push_suspects};
 
@@ -52,20 +53,10 @@ pub struct Kept {
     pub decided_at: DateTime<Utc>,
 }
 
-#[derive(QueryableByName)]
-struct Locked {
-    #[diesel(sql_type = Bool)]
-    locked: bool,
-}
-
 /// Locks each key until the transaction ends, unless another transaction has it; one answer a key, in order.
 pub async fn try_lock(conn: &mut AsyncPgConnection, keys: &[&Key]) -> QueryResult<Vec<bool>> {
     let names: Vec<String> = keys.iter().map(|key| format!("push {} {}", key.user_id, key.message_id)).collect();
-    let locking = diesel::sql_query(
-        "SELECT pg_try_advisory_xact_lock(hashtextextended(name, 0)) AS locked FROM unnest($1) WITH ORDINALITY AS t(name, place) ORDER BY place",
-    );
-    let rows: Vec<Locked> = Prepared(locking.bind::<Array<Text>, _>(names)).load(conn).await?;
-    Ok(rows.into_iter().map(|row| row.locked).collect())
+    advisory_lock::try_lock(conn, &names).await
 }
 
 /// The fingerprints of those that were seen before. A statement of its own, after the locks: the locks' would see a snapshot from

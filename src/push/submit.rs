@@ -65,7 +65,7 @@ pub async fn explain(app: &App, message: Incoming, cause: Cause) -> Result<Expla
     let explaining = app.db.read(move |conn| {
         Box::pin(async move {
             let Some(Outcome::Decided(decision, card)) = process(conn, &cache, &[&request], cause.at).await?.pop() else {
-                return Err(unknown_user());
+                return Err(Code::UserNotFound.into());
             };
             let skipped_for = match decision {
                 Decision::Deliver => None,
@@ -80,7 +80,7 @@ pub async fn explain(app: &App, message: Incoming, cause: Cause) -> Result<Expla
 
 async fn decide(tx: &mut Tx, cache: &Cache, request: &PushRequest, cause: &Cause) -> Result<Outcome> {
     match process(tx, cache, &[request], cause.at).await?.pop() {
-        None | Some(Outcome::UnknownUser) => Err(unknown_user()),
+        None | Some(Outcome::UnknownUser) => Err(Code::UserNotFound.into()),
         Some(outcome) => Ok(outcome),
     }
 }
@@ -96,10 +96,6 @@ async fn decided_before(tx: &mut Tx, read: &Read, notification_id: String) -> Re
 
 fn conflict(detail: &'static str) -> Error {
     Error::new(Code::MessageIdConflict, detail)
-}
-
-fn unknown_user() -> Error {
-    Error::new(Code::UserNotFound, "There is no such user.")
 }
 
 /// What would die on the queue is refused here; each detail begins with the name of the field.

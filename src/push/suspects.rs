@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::amqp::PushRequests;
 use super::inbox::Read;
-use super::store::{self, Entry};
+use super::store;
 use super::verdict::{Verdict, bury};
 use crate::amqp::disposition::{Dead, DeadReason, Disposition};
 use crate::amqp::message::Incoming;
@@ -97,8 +97,7 @@ impl PushRequests {
         let filing = self.app.worker_db.write(move |tx| {
             async move {
                 outbox::insert_messages(tx, Lane::Amqp, &verdict.rows, now).await?;
-                let entries: [Entry; 1] = [verdict.entry];
-                store::insert_entries(tx, &entries, now).await?;
+                store::insert_entries(tx, &[verdict.entry], now).await?;
                 Ok(())
             }
             .boxed()

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::card;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::Cause;
 use crate::infra::db::Tx;
@@ -90,7 +90,7 @@ pub async fn retire(tx: &mut Tx, user_id: Uuid, token: &PushToken, reason: &str,
 /// Retires a token that a push service found dead, if it is still the user's current one; whether it was.
 pub async fn report_dead(tx: &mut Tx, user_id: Uuid, token: &PushToken, cause: &Cause) -> Result<bool> {
     if card::find(tx, user_id).await?.is_none() {
-        return Err(Error::new(Code::UserNotFound, "There is no such user."));
+        return Err(Code::UserNotFound.into());
     }
     let retired = retire(tx, user_id, token, "reported_dead", cause).await?;
     if retired {

@@ -168,6 +168,7 @@ mod tests {
         ];
         let config = Config::from_map(Role::Both, &BTreeMap::from(variables)).unwrap();
         let (status, stop, starts) = (Status::default(), CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
+        let (started, mut next_start) = tokio::sync::mpsc::unbounded_channel();
         let mut supervisor = Supervisor::new(status.clone(), stop.clone(), &config);
         supervisor.first("gate", async { Ok(()) });
         supervisor.keep("steady", |stop| async move {
@@ -176,20 +177,21 @@ mod tests {
         });
         let noted = Arc::clone(&starts);
         supervisor.keep("panicking", move |stop| {
-            let noted = Arc::clone(&noted);
+            let (noted, started) = (Arc::clone(&noted), started.clone());
             async move {
                 let count = {
                     let mut starts = noted.lock().unwrap();
                     starts.push(Instant::now());
                     starts.len()
                 };
+                started.send(()).unwrap();
                 assert!(count > PANICS, "a bug");
                 stop.cancelled().await;
                 Ok(())
             }
         });
-        while starts.lock().unwrap().len() <= PANICS {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        for _ in 0..=PANICS {
+            next_start.recv().await.unwrap();
             assert_eq!(status.parts().get("steady").map(|(_, restarts)| *restarts), Some(0));
         }
         let starts = starts.lock().unwrap().clone();

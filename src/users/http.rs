@@ -100,17 +100,17 @@ pub async fn register_user(
     let checked = check(&app, body).await?;
     let registration = hash(&app, checked).await?;
     let (config, keys, now) = (app.config.clone(), app.keys.clone(), cause.at);
+    let signs_in = !config.identity.require_verified_email;
     let writing = idempotency.write_as(
         &app,
         cause,
         move |tx, cause| async move { super::register(tx, registration, &keys, &config, cause).await }.boxed(),
         // A session's tokens are given once; a copy of the request gets the user.
-        |registered| reply(registered.clone_card(), None).stored(),
+        move |registered| reply(registered.card.clone(), None, signs_in).stored(),
     );
     let answer = writing.await?.try_map(|registered| {
-        let (card, opened) = registered.into_parts();
-        let tokens = opened.map(|opened| sessions::issue_tokens(&app, opened, now)).transpose()?;
-        Ok(reply(card, tokens.map(Tokens::into_body)))
+        let tokens = registered.session.map(|opened| sessions::issue_tokens(&app, opened, now)).transpose()?;
+        Ok(reply(registered.card, tokens.map(Tokens::into_body), signs_in))
     })?;
     if app.config.identity.registration_privacy == RegistrationPrivacy::Strict {
         even_time::wait(arrived, app.config.identity.even_answer).await;
@@ -121,9 +121,10 @@ pub async fn register_user(
 type RegisterReply = Either<Created<RegisteredBody>, Accepted<Nothing>>;
 
 /// Without a card nothing is told; without tokens sign-in waits for the mailed link, or the caller had them before.
-fn reply(card: Option<Card>, tokens: Option<TokensBody>) -> RegisterReply {
+fn reply(card: Option<Card>, tokens: Option<TokensBody>, signs_in: bool) -> RegisterReply {
+    let message = if signs_in { "Registered" } else { "Registered; please follow the mailed link" };
     match card {
-        Some(card) => Either::First(Reply::new("Registered", RegisteredBody { user: card.into(), tokens })),
+        Some(card) => Either::First(Reply::new(message, RegisteredBody { user: card.into(), tokens })),
         None => Either::Second(Reply::new("Please follow the link that was mailed to the address", Nothing {})),
     }
 }

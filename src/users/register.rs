@@ -31,32 +31,12 @@ pub struct Registration {
 }
 
 /// What became of it, as far as the caller may know.
-#[derive(Debug)]
-pub enum Registered {
-    SignedIn(Card, Opened),
-    /// Signing in waits for the verification of the address.
-    Unverified(Card),
-    /// Whether there was an account or is one now, the owner of the address learns by mail.
-    Private,
-}
-
-impl Registered {
-    /// The user, as far as the caller may know.
-    pub fn clone_card(&self) -> Option<Card> {
-        match self {
-            Self::SignedIn(card, _) | Self::Unverified(card) => Some(card.clone()),
-            Self::Private => None,
-        }
-    }
-
-    /// The same, and the first session.
-    pub fn into_parts(self) -> (Option<Card>, Option<Opened>) {
-        match self {
-            Self::SignedIn(card, opened) => (Some(card), Some(opened)),
-            Self::Unverified(card) => (Some(card), None),
-            Self::Private => (None, None),
-        }
-    }
+#[derive(Debug, Default)]
+pub struct Registered {
+    /// Nothing where registration is private: whether there was an account or is one now, the owner of the address learns by mail.
+    pub card: Option<Card>,
+    /// Nothing where signing in waits for the verification of the address.
+    pub session: Option<Opened>,
 }
 
 /// Creates the account, and signs it in where the installation's rules allow.
@@ -74,13 +54,13 @@ pub async fn register(tx: &mut Tx, registration: Registration, keys: &ServerKeys
     events::announce(tx, &cause, [Event::new(EventType::UserRegistered, card.user_id, card.version)]).await?;
     addresses::send_verification(tx, &card, config, &cause).await?;
     if strict {
-        return Ok(Registered::Private);
+        return Ok(Registered::default());
     }
-    if config.identity.require_verified_email {
-        return Ok(Registered::Unverified(card));
-    }
-    let opened = sessions::open(tx, card.user_id, card.session_epoch, Lifetime::from(&config.identity), &cause).await?;
-    Ok(Registered::SignedIn(card, opened))
+    let session = match config.identity.require_verified_email {
+        true => None,
+        false => Some(sessions::open(tx, card.user_id, card.session_epoch, Lifetime::from(&config.identity), &cause).await?),
+    };
+    Ok(Registered { card: Some(card), session })
 }
 
 /// `None`: the address is taken, also by an account that was deactivated.
@@ -111,5 +91,5 @@ async fn tell_owner(tx: &mut Tx, email: &EmailAddress, keys: &ServerKeys, config
         // Never the link that verifies: the account's password may be that of somebody who registered this address first.
         mailer::notify(tx, Template::RegistrationAttempted, card.recipient(), config, cause).await?;
     }
-    Ok(Registered::Private)
+    Ok(Registered::default())
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::checker::check;
 use crate::ledger::{Cast, Kind, Ledger, Producer, observe};
 use crate::support::TestApp;
+use crate::support::wait::within;
 use crate::worker::Worker;
 use crate::{api_with_queues, by_form, services};
 
@@ -82,16 +83,16 @@ async fn run(app: &TestApp, cast: &Cast, seed: u32) {
     // What a killed worker, broker or database had in hand may come again: a batch each.
     check(&ledger, cast, 0).assert_clean(&what, kills as usize * 3 * 256);
     let broker = crate::support::TestBroker::connect(app.config.broker.clone()).await;
-    let (mut missing, patience) = (mailed, Instant::now() + Duration::from_secs(60));
-    while !missing.is_empty() && Instant::now() < patience {
+    let mut missing = mailed;
+    within(Duration::from_secs(60), "every mail arrived", async || {
         // As many as there are: a mail may come twice, and those of who registered first are among them.
         let waiting = broker.waiting(&broker.names.email_queue).await as usize;
         for mail in broker.receive(&broker.names.email_queue, waiting).await {
             let body = mail.json();
             missing.retain(|(template, email)| !(body["template_code"] == *template && body["variables"]["email"] == *email));
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    assert_eq!(missing, [], "mails were lost");
+        missing.is_empty()
+    })
+    .await;
     worker.stop().await;
 }
