@@ -35,17 +35,21 @@ stop: ## Stop PostgreSQL, Redis and RabbitMQ; their data stays
 check: fmt-check lint doc deny schema-check test ## All that CI runs
 
 .PHONY: test
-test: unit integration fuzz-short chaos-short ## Every test there is, on the real services
+test: unit integration clients fuzz-short chaos-short ## Every test there is, on the real services
 
 .PHONY: unit
-unit: ## Tests of pure decisions and of the architecture; need no service
-	@cargo test --quiet --lib --test architecture
+unit: ## Tests of pure decisions, of the architecture, and what the fuzzer kept; need no service
+	@cargo test --quiet --lib --test architecture --test corpus
 
 .PHONY: integration
 integration: services ## The service on real PostgreSQL, Redis and RabbitMQ
 	@cargo build --quiet --bin user-service --examples
 	@$(WITH_SERVICES) cargo test --quiet --test it
 	@$(WITH_SERVICES) cargo test --quiet --test timing -- --test-threads=1 --nocapture
+
+.PHONY: clients
+clients: services ## What sibling services ask, by httpx and axios
+	@$(WITH_SERVICES) scripts/clients
 
 .PHONY: timing
 timing: services ## What a clock can tell from outside, with 2,000 samples a class at production's cost (an hour)
@@ -59,6 +63,17 @@ fuzz-short: services
 .PHONY: fuzz
 fuzz: services ## 100,000 requests made from the served document, good and bad (half an hour)
 	@$(WITH_SERVICES) scripts/fuzz 100000
+
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz-parsers
+fuzz-parsers: ## libFuzzer on messages, tokens, headers and addresses, FUZZ_SECONDS each; what it finds is kept
+	@scripts/tools cargo-fuzz
+	@scripts/fuzz-parsers $(FUZZ_SECONDS)
+
+.PHONY: mutants
+mutants: ## Whether a unit test notices when a rule is broken (cargo-mutants, half an hour)
+	@scripts/tools cargo-mutants
+	@scripts/mutants
 
 # Its kills would break what runs beside it, so it has services of its own.
 .PHONY: chaos-short

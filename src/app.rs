@@ -69,6 +69,11 @@ impl App {
         })
     }
 
+    /// The same for an HTTP worker's thread, with its own connections to Redis.
+    pub fn on_this_runtime(&self) -> Result<Self> {
+        Ok(Self { cache: self.cache.on_this_runtime()?, ..self.clone() })
+    }
+
     /// Lets transactions in flight finish and closes the pool; the last thing before the process ends.
     pub async fn close(&self) {
         if tokio::time::timeout(CLOSE_DEADLINE, self.db.close()).await.is_err() {

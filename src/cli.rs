@@ -98,7 +98,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
-    telemetry::start_logging(&config.log);
+    let telemetry = telemetry::start(&config.log);
     #[cfg(feature = "fail-points")]
     let _armed = crate::infra::fail_point::arm();
     let listeners = Listeners::bind(&config.http)?;
@@ -121,6 +121,7 @@ async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
     tracing::info!(address, ?role, version = env!("CARGO_PKG_VERSION"), "serving");
     let ended = role::run(app, role, listeners, stop).await;
     signals.abort();
+    tokio::task::spawn_blocking(move || telemetry.flush()).await?;
     ended.map_err(|error| anyhow::anyhow!(error.chain()))
 }
 

@@ -156,6 +156,8 @@ pub struct Log {
     pub format: LogFormat,
     /// Directives of `tracing_subscriber::EnvFilter`.
     pub filter: String,
+    /// Where spans are sent, by OTLP over HTTP.
+    pub otlp_endpoint: Option<SecretString>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,8 +248,9 @@ impl Config {
             ),
             log: Log {
                 format: env.choice("LOG_FORMAT", &[("json", LogFormat::Json), ("pretty", LogFormat::Pretty)], LogFormat::Json),
-                // lapin reports each lost connection as an error of its own; the supervisor says it once; actix tells of each of its threads.
-                filter: env.filter("RUST_LOG", "info,lapin=off,actix_server=warn"),
+                // actix tells of each of its threads; of lapin see infra::telemetry.
+                filter: env.filter("RUST_LOG", "info,actix_server=warn"),
+                otlp_endpoint: env.optional_url("OTEL_EXPORTER_OTLP_ENDPOINT", &["http", "https"], "http://collector:4318"),
             },
         };
         config.http.check(&mut env);

@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::card::{self, Card};
 use crate::config::{Scope, ServiceKey};
 use crate::error::{Allowance, Code, Error, Result};
-use crate::infra::cache::{CacheEntry, CacheValue};
+use crate::infra::cache::{CacheEntry, CacheValue, Counter};
 use crate::infra::cause::Cause;
 use crate::infra::db::Tx;
 use crate::infra::events::{self, Event, EventType};
@@ -95,24 +95,25 @@ pub async fn authenticate(app: &App, token: &str) -> Result<Authenticated> {
     let now = app.clock.now();
     let claims = app.access_tokens.verify(token, now)?;
     let session = Session { session_id: claims.sid, user_id: claims.sub };
-    let (cached, card, counted) = read_cached(app, session, now).await;
-    let allowance = app.user_limiter.judge(&session.user_id.to_string(), counted, now)?;
+    let caller = session.user_id.to_string();
+    let (cached, card, counted) = read_cached(app, session, app.user_limiter.counter(&caller, now)).await;
+    let allowance = app.user_limiter.judge(&caller, counted, now)?;
     if cached != Some(session) {
         confirm(app, session, now).await?;
     }
     Ok(Authenticated { session, card, allowance })
 }
 
-async fn read_cached(app: &App, session: Session, now: DateTime<Utc>) -> (Option<Session>, Option<Card>, Option<u64>) {
+async fn read_cached(app: &App, session: Session, counter: Option<Counter>) -> (Option<Session>, Option<Card>, Option<u64>) {
     let keys = [session_key(session.session_id), card::key(session.user_id)];
-    let found = match app.user_limiter.counter(&session.user_id.to_string(), now) {
+    let found = match counter {
         Some(counter) => app.cache.get_many_counting(&keys, &counter).await.map(|(found, counted)| (found, Some(counted))),
         None => app.cache.get_many(&keys).await.map(|found| (found, None)),
     };
     let Ok((found, counted)) = found else { return (None, None, None) };
-    let mut found = found.into_iter().map(Option::unwrap_or_default);
-    let cached = found.next().and_then(|(_, payload)| serde_json::from_str(&payload).ok());
-    (cached, found.next().and_then(|value| card::read_value(value, session.user_id)), counted)
+    let mut found = found.into_iter();
+    let cached = found.next().flatten().and_then(|(_, payload)| serde_json::from_str(&payload).ok());
+    (cached, found.next().flatten().and_then(|value| card::read_value(value, session.user_id)), counted)
 }
 
 /// Asks PostgreSQL, and has the answer cached.

@@ -1,7 +1,7 @@
 //! What becomes of a message, and the closed list of reasons why one dies.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::message::Incoming;
 use crate::config;
@@ -74,6 +74,7 @@ impl Dead {
             ("x-dead-at", now.to_rfc3339_opts(SecondsFormat::Millis, true)),
             ("x-original-queue", broker.push_queue.clone()),
         ];
+        let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value)));
         NewMessage {
             user_id: None,
             exchange: Some(broker.dlx_exchange.clone()),
@@ -83,7 +84,7 @@ impl Dead {
             // A NUL can stand in a property, but not in a PostgreSQL text.
             message_id: message.message_id.clone().filter(|id| !id.contains('\0')).unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
             correlation_id: message.correlation_id.clone(),
-            headers: headers.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value))).collect::<Map<_, _>>(),
+            headers: headers.chain(message.trace.headers()).collect(),
             payload: message.body.clone(),
             one_time_token_id: None,
         }

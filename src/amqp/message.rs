@@ -4,10 +4,14 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use serde_json::{Map, Value};
+use tracing::Span;
 
 use crate::infra::correlation;
+use crate::infra::telemetry::MESSAGE_SPAN;
+use crate::infra::trace::Trace;
 
-/// A message as it was consumed. Headers stay behind: none of them is believed, and none is passed on.
+/// A message as it was consumed. Headers stay behind: none of them is believed, and none is passed on but the place in a
+/// trace.
 #[derive(Clone, Debug, Default)]
 pub struct Incoming {
     pub body: Vec<u8>,
@@ -18,6 +22,9 @@ pub struct Incoming {
     pub content_encoding: Option<String>,
     /// The `type` property.
     pub kind: Option<String>,
+    pub trace: Trace,
+    /// Recorded until the message is settled.
+    pub span: Option<Span>,
     /// The process, or its connection, ended twice while it had it; it comes as a batch of its own.
     pub is_suspect: bool,
 }
@@ -33,15 +40,26 @@ impl From<&mut Delivery> for Incoming {
         let is_suspect = is_suspect(delivery);
         let properties = &delivery.properties;
         let text = |value: &Option<ShortString>| value.as_ref().map(|value| value.as_str().to_owned());
+        let correlation_id = correlation::accept(properties.correlation_id().as_ref().map(ShortString::as_str));
+        let span = tracing::info_span!(MESSAGE_SPAN, correlation_id);
         Self {
             body: std::mem::take(&mut delivery.data),
             message_id: text(properties.message_id()),
-            correlation_id: correlation::accept(properties.correlation_id().as_ref().map(ShortString::as_str)),
+            correlation_id,
+            trace: Trace::read(|name| header_text(properties.headers().as_ref()?, name)).within(&span),
+            span: Some(span),
             content_type: text(properties.content_type()),
             content_encoding: text(properties.content_encoding()),
             kind: text(properties.kind()),
             is_suspect,
         }
+    }
+}
+
+fn header_text<'a>(headers: &'a FieldTable, name: &str) -> Option<&'a str> {
+    match headers.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        _ => None,
     }
 }
 

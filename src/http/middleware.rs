@@ -21,6 +21,8 @@ use crate::app::App;
 use crate::error::{Allowance, Code, Error};
 use crate::infra::cause::ip_bucket;
 use crate::infra::correlation;
+use crate::infra::telemetry::REQUEST_SPAN;
+use crate::infra::trace::{self, Trace};
 
 /// 10 seconds for the handler, after the 15 in which a body may arrive.
 const DEADLINE: Duration = Duration::from_secs(25);
@@ -42,7 +44,10 @@ pub async fn every_request(
     request.extensions_mut().insert(CorrelationId(id.clone()));
     let method = request.method().clone();
     let path = request.path().to_owned();
-    let span = tracing::info_span!("request", correlation_id = id, method = method.as_str(), path);
+    let span = tracing::info_span!(REQUEST_SPAN, correlation_id = id, method = method.as_str(), path);
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let trace = Trace::read(header).within(&span);
+    request.extensions_mut().insert(trace);
     if let Err(error) = admit(request.request()).instrument(span.clone()).await {
         let failed = Failed { error, correlation_id: id };
         span.in_scope(|| observe(&method, "refused", failed.status_code(), started));
@@ -164,6 +169,7 @@ fn observe(method: &Method, route: &str, status: StatusCode, started: Instant) {
     let labels = [("method", method), ("route", route.to_owned()), ("status", status.as_u16().to_string())];
     metrics::counter!("http_requests_total", &labels).increment(1);
     metrics::histogram!("http_request_duration_seconds", &labels).record(elapsed.as_secs_f64());
+    trace::tell(&tracing::Span::current(), route, status.as_u16());
     let duration_ms = elapsed.as_micros() as f64 / 1000.0;
     // Probes and scrapes come every few seconds and say nothing when they succeed.
     if status.is_success() && (route.starts_with("/health") || route == "/metrics") {

@@ -12,6 +12,7 @@ use crate::config::Scope;
 use crate::error::{Error, Result};
 use crate::infra::cause::{Actor, Cause};
 use crate::infra::correlation;
+use crate::infra::trace::Trace;
 
 /// The client, before it is known who it is.
 #[derive(Debug)]
@@ -50,6 +51,7 @@ fn cause(request: &HttpRequest, app: &App) -> Cause {
         ip: client(request, app).address,
         user_agent: user_agent(request),
         correlation_id: correlation_id.unwrap_or_else(|| correlation::accept(None)),
+        trace: request.extensions().get::<Trace>().cloned().unwrap_or_default(),
         at: app.clock.now(),
     }
 }

@@ -73,7 +73,7 @@ pub enum CacheError {
     Pool(String),
 }
 
-/// A pool of Redis connections under one key prefix. Clones share it.
+/// A connection to Redis under one key prefix, made anew after a failure. Clones share it.
 #[derive(Clone)]
 pub struct Cache {
     pool: Pool<RedisManager>,
@@ -94,15 +94,18 @@ impl Cache {
     /// A pool that connects on demand, on the current runtime.
     pub fn new(url: &SecretString, prefix: &str) -> crate::error::Result<Self> {
         let client = Client::open(url.expose_secret()).map_err(crate::error::Error::internal)?;
-        let manager = RedisManager { client, runtime: Handle::current() };
-        let pool = Pool::builder(manager).max_size(16).build().map_err(crate::error::Error::internal)?;
         Ok(Self {
-            pool,
+            pool: pool(client, Handle::current())?,
             put: Arc::new(Script::new(PUT_IF_NEWER)),
             prefix: prefix.into(),
             started: Instant::now(),
             bypass_until: Arc::default(),
         })
+    }
+
+    /// The same over a connection of the current runtime's own: a request that is served on its thread wakes no other one.
+    pub fn on_this_runtime(&self) -> crate::error::Result<Self> {
+        Ok(Self { pool: pool(self.pool.manager().client.clone(), Handle::current())?, ..self.clone() })
     }
 
     /// The values of `keys`, in order; `None` where there is none, or one that cannot be read.
@@ -111,8 +114,8 @@ impl Cache {
             return Ok(Vec::new());
         }
         let command = self.get_command(keys);
-        let found: Vec<Option<Vec<u8>>> = self.run(async |connection| command.query_async(connection).await).await?;
-        Ok(found.into_iter().map(|value| value.as_deref().and_then(read_value)).collect())
+        let found = self.run(async |connection| command.query_async(connection).await).await?;
+        Ok(read_values(found))
     }
 
     /// The same, and the count of a counter with this once, in one round trip.
@@ -120,8 +123,8 @@ impl Cache {
         let mut both = redis::pipe();
         both.add_command(self.get_command(keys));
         self.count_into(&mut both, counter);
-        let (found, counted): (Vec<Option<Vec<u8>>>, u64) = self.run(async |connection| both.query_async(connection).await).await?;
-        Ok((found.into_iter().map(|value| value.as_deref().and_then(read_value)).collect(), counted))
+        let (found, counted) = self.run(async |connection| both.query_async(connection).await).await?;
+        Ok((read_values(found), counted))
     }
 
     /// The count of a counter with this once.
@@ -197,21 +200,30 @@ impl Cache {
     }
 
     async fn attempt<T>(&self, call: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>) -> Result<T, CacheError> {
+        // The place in the pool is given back at once: many requests share the connection, and travel together.
         let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, self.pool.get())
             .await
             .map_err(|_elapsed| CacheError::Slow)?
-            .map_err(|error| CacheError::Pool(error.to_string()))?;
+            .map_err(|error| CacheError::Pool(error.to_string()))?
+            .clone();
         let result = match tokio::time::timeout(OPERATION_TIMEOUT, call(&mut connection)).await {
             Ok(result) => result.map_err(CacheError::Redis),
             Err(_elapsed) => Err(CacheError::Slow),
         };
         if result.is_err() {
-            drop(deadpool::managed::Object::take(connection));
-            // What broke this one broke its neighbours; found one at a time they would cost a bypass each.
             self.pool.retain(|_, _| false);
         }
         result
     }
+}
+
+fn pool(client: Client, runtime: Handle) -> crate::error::Result<Pool<RedisManager>> {
+    // One, which all requests of a runtime share: two would carry half as many each.
+    Pool::builder(RedisManager { client, runtime }).max_size(1).build().map_err(crate::error::Error::internal)
+}
+
+fn read_values(found: Vec<Option<Vec<u8>>>) -> Vec<Option<(i64, String)>> {
+    found.into_iter().map(|value| value.as_deref().and_then(read_value)).collect()
 }
 
 fn read_value(bytes: &[u8]) -> Option<(i64, String)> {

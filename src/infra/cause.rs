@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::trace::Trace;
+
 /// Who acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
@@ -56,13 +58,14 @@ pub struct Cause {
     pub ip: Option<IpAddr>,
     pub user_agent: Option<String>,
     pub correlation_id: String,
+    pub trace: Trace,
     pub at: DateTime<Utc>,
 }
 
 impl Cause {
     /// Something that no request asked for.
     pub fn without_request(actor: Actor, at: DateTime<Utc>) -> Self {
-        Self { actor, ip: None, user_agent: None, correlation_id: super::correlation::accept(None), at }
+        Self { actor, ip: None, user_agent: None, correlation_id: super::correlation::accept(None), trace: Trace::default(), at }
     }
 
     /// The same, now that it is known who asks.

@@ -85,7 +85,7 @@ impl Event {
             priority: None,
             message_id: event_id.to_string(),
             correlation_id: cause.correlation_id.clone(),
-            headers: Map::new(),
+            headers: cause.trace.headers(),
             payload: serde_json::to_vec(&body).map_err(Error::internal)?,
             one_time_token_id: None,
         })

@@ -144,7 +144,7 @@ async fn insert(
         priority: None,
         message_id: id.to_string(),
         correlation_id: cause.correlation_id.clone(),
-        headers: Map::new(),
+        headers: cause.trace.headers(),
         payload: serde_json::to_vec(&message).map_err(Error::internal)?,
         one_time_token_id: token.map(|(_, id)| id),
     };

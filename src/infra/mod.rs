@@ -2,7 +2,7 @@
 
 pub mod access_token;
 pub mod advisory_lock;
-mod amqp_mender;
+pub mod amqp_mender;
 pub mod audit;
 pub mod backoff;
 pub mod breaker;
@@ -32,3 +32,4 @@ pub mod smtp;
 pub mod status;
 pub mod telemetry;
 pub mod throttle;
+pub mod trace;

@@ -1,10 +1,12 @@
-//! bcrypt, and Django's PBKDF2 to be replaced by it: one hash a core at a time, behind a short queue: a login storm cannot take the cores from other requests.
+//! bcrypt, and Django's PBKDF2 to be replaced by it: one hash a core at a time, behind a short queue and on threads that
+//! everything else goes before: a login storm cannot take the cores from other requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use super::django_password::DjangoHash;
@@ -20,6 +22,10 @@ const ADMITTED_A_PLACE: usize = 5;
 /// The longest password bcrypt reads whole; longer ones would be cut silently.
 pub const MAX_BYTES: usize = 71;
 
+/// What an unknown user's password is compared with after `$2b$` and the cost, so that it takes as long as a known one's: a salt
+/// and, for the hash, chance.
+const DUMMY: &str = "y1Y9yzwkpEzokgMAudhvVOnHIClej8ZK6yMkrlrHfCumFKh8YKksO";
+
 /// Hashes and verifies passwords. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct PasswordHasher {
@@ -27,16 +33,21 @@ pub struct PasswordHasher {
     permits: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
     admitted: Arc<AtomicUsize>,
-    /// What an unknown user's password is compared with, so that it takes as long as a known one's.
     dummy: Arc<str>,
+    threads: Arc<Threads>,
 }
 
 impl PasswordHasher {
-    /// Makes the dummy hash, which takes one hash's time.
     pub fn new(cost: u32) -> Result<Self> {
-        let dummy = bcrypt::non_truncating_hash("no password hashes to this one", cost).map_err(Error::internal)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { cost, permits: Arc::new(Semaphore::new(cores)), waiting: Arc::default(), admitted: Arc::default(), dummy: dummy.into() })
+        Ok(Self {
+            cost,
+            permits: Arc::new(Semaphore::new(cores)),
+            waiting: Arc::default(),
+            admitted: Arc::default(),
+            dummy: format!("$2b${cost:02}${DUMMY}").into(),
+            threads: Arc::new(Threads::new(cores)?),
+        })
     }
 
     /// Lets a request begin that will need a hash, or says "busy" at once: to be asked before any other work is done for a
@@ -78,12 +89,52 @@ impl PasswordHasher {
         let place = Place::take(&self.waiting, QUEUE).ok_or_else(full)?;
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Error::internal)?;
         drop(place);
-        let result = tokio::task::spawn_blocking(move || {
+        let result = self.threads.spawn(move || {
             let result = work();
             drop(permit);
             result
         });
-        result.await.map_err(Error::internal)
+        result.await
+    }
+}
+
+/// Threads that run when nothing else wants to: the blocking threads of a runtime that does nothing else.
+#[derive(Debug)]
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn new(count: usize) -> Result<Self> {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.max_blocking_threads(count).thread_name("password-hash").on_thread_start(step_back);
+        Ok(Self(Some(runtime.build().map_err(Error::internal)?)))
+    }
+
+    async fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let runtime = self.0.as_ref().ok_or_else(|| Error::internal("the hashing threads have ended"))?;
+        runtime.handle().spawn_blocking(work).await.map_err(Error::internal)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // The last owner may be on a runtime's thread, where waiting for another runtime's end would panic.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Whatever else wants to run goes first, at once: a nice level lets a thread finish its time slice before it gives way, which
+/// a read that wakes four threads in turn pays four times (docs/decisions/edge.md).
+fn step_back() {
+    #[cfg(target_os = "linux")]
+    {
+        use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy};
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        let stepped = set_thread_priority_and_policy(thread_priority::thread_native_id(), ThreadPriority::Min, idle);
+        if let Err(error) = stepped {
+            tracing::debug!(?error, "password hashing runs at the usual priority");
+        }
     }
 }
 
@@ -157,6 +208,13 @@ mod tests {
         assert_eq!(verify("TestPass123!", Some(&older)).await, Fit::Outdated);
         let django = include_str!("../../tests/fixtures/django-hash.txt").trim();
         assert_eq!((verify("TestPass123!", Some(django)).await, verify("TestPass123", Some(django)).await), (Fit::Outdated, Fit::No));
+    }
+
+    #[tokio::test]
+    async fn it_takes_as_long_to_find_that_an_unknown_user_has_no_password() {
+        let hasher = PasswordHasher::new(11).unwrap();
+        assert_eq!(hasher.dummy.parse::<bcrypt::HashParts>().unwrap().get_cost(), 11);
+        assert!(bcrypt::non_truncating_verify("no password hashes to this one", &hasher.dummy).is_ok_and(|fits| !fits));
     }
 
     #[tokio::test]

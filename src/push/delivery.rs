@@ -10,7 +10,7 @@ use super::decision::SkipReason;
 use super::message::MAX_BODY_BYTES;
 use super::store::Key;
 use crate::amqp::disposition::{Dead, DeadReason};
-use crate::amqp::message::Outgoing;
+use crate::amqp::message::{Incoming, Outgoing};
 use crate::card::Card;
 use crate::config;
 use crate::error::Result;
@@ -37,9 +37,9 @@ struct PreferenceData {
 
 /// The enriched message; too large a one is dead.
 pub fn outgoing(
+    message: &Incoming,
     request: &PushRequest,
     card: &Card,
-    correlation_id: &str,
     broker: &config::Broker,
     now: DateTime<Utc>,
 ) -> Result<Outgoing, Dead> {
@@ -75,10 +75,10 @@ pub fn outgoing(
         routing_key: broker.deliver_key.clone(),
         mandatory: true,
         message_id: request.notification_id.clone(),
-        correlation_id: Some(correlation_id.to_owned()),
+        correlation_id: Some(message.correlation_id.clone()),
         priority: request.priority,
         kind: Some("push.deliver.v1".to_owned()),
-        headers: Map::new(),
+        headers: message.trace.headers(),
         timestamp_seconds: u64::try_from(now.timestamp()).unwrap_or_default(),
         expires_in: None,
         body,
@@ -104,7 +104,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::amqp::message::Incoming;
     use crate::push::tests::card;
 
     fn broker() -> config::Broker {
@@ -120,8 +119,9 @@ mod tests {
     #[test]
     fn a_delivery_is_the_request_with_the_users_data() {
         let body = json!({"user_id": card().user_id, "template_code": "X", "request_id": "r-1", "priority": "high", "push_token": "forged", "campaign": 7});
-        let request = super::super::message::parse(&Incoming { body: body.to_string().into_bytes(), ..Incoming::default() }).unwrap();
-        let message = outgoing(&request, &card(), "c-1", &broker(), DateTime::UNIX_EPOCH).unwrap();
+        let asked = Incoming { body: body.to_string().into_bytes(), ..Incoming::default() };
+        let request = super::super::message::parse(&asked).unwrap();
+        let message = outgoing(&asked, &request, &card(), &broker(), DateTime::UNIX_EPOCH).unwrap();
         let sent: Value = serde_json::from_slice(&message.body).unwrap();
         assert_eq!(
             sent,
@@ -147,9 +147,15 @@ mod tests {
             priority: None,
             fields: Map::from_iter([("variables".to_owned(), variables)]),
         };
-        let sent = outgoing(&request(json!({"name": "Countess"})), &card(), "c", &broker(), DateTime::UNIX_EPOCH).unwrap();
+        let sent = outgoing(&Incoming::default(), &request(json!({"name": "Countess"})), &card(), &broker(), DateTime::UNIX_EPOCH).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&sent.body).unwrap()["variables"]["name"], "Countess");
-        let large = outgoing(&request(json!({"text": "x".repeat(MAX_BODY_BYTES - 100)})), &card(), "c", &broker(), DateTime::UNIX_EPOCH);
+        let large = outgoing(
+            &Incoming::default(),
+            &request(json!({"text": "x".repeat(MAX_BODY_BYTES - 100)})),
+            &card(),
+            &broker(),
+            DateTime::UNIX_EPOCH,
+        );
         assert_eq!(large.unwrap_err().reason, DeadReason::TooLarge);
     }
 }

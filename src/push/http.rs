@@ -156,6 +156,7 @@ pub async fn submit_push_request(
     let message = Incoming {
         body: serde_json::to_vec(&body.fields).map_err(Error::internal)?,
         correlation_id: cause.correlation_id.clone(),
+        trace: cause.trace.clone(),
         ..Incoming::default()
     };
     if query.dry_run {

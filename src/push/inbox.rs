@@ -85,6 +85,7 @@ impl Read {
                 "content_type": storable(&message.content_type),
                 "content_encoding": storable(&message.content_encoding),
                 "type": storable(&message.kind),
+                "headers": message.trace.headers(),
             }),
             correlation_id: message.correlation_id.clone(),
         }

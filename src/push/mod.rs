@@ -9,7 +9,7 @@ pub mod decision;
 mod delivery;
 pub mod http;
 mod inbox;
-mod message;
+pub mod message;
 mod retries;
 mod store;
 mod submit;

@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::infra::correlation;
 use crate::infra::fail_point;
 use crate::infra::outbox::{self, Lane};
+use crate::infra::trace::Trace;
 
 /// When a request is tried again; after the last of these never.
 const RETRIES: [TimeDelta; 3] = [TimeDelta::seconds(1), TimeDelta::seconds(5), TimeDelta::seconds(25)];
@@ -143,7 +144,8 @@ impl Kept {
             content_type: property("content_type"),
             content_encoding: property("content_encoding"),
             kind: property("type"),
-            is_suspect: false,
+            trace: Trace::read(|name| self.properties.get("headers")?.get(name)?.as_str()),
+            ..Incoming::default()
         }
     }
 }

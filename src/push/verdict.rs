@@ -28,15 +28,13 @@ pub fn judge(message: &Incoming, read: &Read, outcome: Option<Outcome>, broker: 
     let dead = match (&read.parsed, outcome) {
         (Err(dead), _) => dead.clone(),
         (Ok(_), None | Some(Outcome::UnknownUser)) => Dead::new(DeadReason::UnknownUser, "user_id names no user"),
-        (Ok(request), Some(Outcome::Decided(Decision::Deliver, card))) => {
-            match delivery::outgoing(request, &card, &message.correlation_id, broker, now) {
-                Ok(outgoing) => {
-                    let entry = read.entry(message, "delivered");
-                    return Ok(Verdict { outgoing: Some(outgoing), rows: Vec::new(), entry });
-                }
-                Err(dead) => dead,
+        (Ok(request), Some(Outcome::Decided(Decision::Deliver, card))) => match delivery::outgoing(message, request, &card, broker, now) {
+            Ok(outgoing) => {
+                let entry = read.entry(message, "delivered");
+                return Ok(Verdict { outgoing: Some(outgoing), rows: Vec::new(), entry });
             }
-        }
+            Err(dead) => dead,
+        },
         (Ok(request), Some(Outcome::Decided(Decision::Skip(reason), card))) => {
             tracing::info!(correlation_id = message.correlation_id, user_id = %card.user_id, notification_id = request.notification_id, reason = reason.as_str(), "push skipped");
             metrics::counter!("push_decisions_total", "decision" => "skip", "reason" => reason.as_str()).increment(1);
@@ -74,5 +72,5 @@ pub fn bury(message: &Incoming, entry: Entry, dead: &Dead, broker: &config::Brok
 }
 
 fn cause(message: &Incoming, now: DateTime<Utc>) -> Cause {
-    Cause { correlation_id: message.correlation_id.clone(), ..Cause::without_request(Actor::System, now) }
+    Cause { correlation_id: message.correlation_id.clone(), trace: message.trace.clone(), ..Cause::without_request(Actor::System, now) }
 }

@@ -62,7 +62,7 @@ pub fn server(app: App, role: Role, listeners: Listeners) -> Result<Server> {
     let workers = app.config.http.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     // Installed before the first request counts anything.
     crate::infra::telemetry::metrics();
-    let server = HttpServer::new(move || routes(Some(app.clone()), role, doors))
+    let server = HttpServer::new(move || routes(Some(app.on_this_runtime().unwrap_or_else(|_shared| app.clone())), role, doors))
         .workers(workers)
         .client_request_timeout(HEADER_TIMEOUT)
         .keep_alive(KEEP_ALIVE)

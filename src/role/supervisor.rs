@@ -143,9 +143,12 @@ pub async fn watch_signals(stop: CancellationToken) -> std::io::Result<()> {
             _ = interrupt.recv() => "SIGINT",
         }
     };
-    tracing::info!(signal = next().await, "asked to stop");
+    // Waited for before anything is logged: what is below the log's level is not even evaluated.
+    let first = next().await;
+    tracing::info!(signal = first, "asked to stop");
     stop.cancel();
-    tracing::error!(signal = next().await, "asked to stop at once");
+    let second = next().await;
+    tracing::error!(signal = second, "asked to stop at once");
     std::process::exit(1);
 }
 

@@ -77,16 +77,16 @@ async fn eight_processes_migrate_one_empty_database_at_once() {
 }
 
 /// The binary itself, running in both roles.
-struct Serving {
+pub struct Serving {
     pid: u32,
-    client: Client,
+    pub client: Client,
     port: String,
     output: tokio::task::JoinSet<std::io::Result<Output>>,
 }
 
 impl Serving {
     /// Asks it to stop, and gives what it logged.
-    async fn terminate(self) -> Output {
+    pub async fn terminate(self) -> Output {
         assert!(Command::new("kill").args(["-TERM", &self.pid.to_string()]).status().await.unwrap().success());
         let ended = tokio::time::timeout(Duration::from_secs(30), self.output.join_all()).await;
         ended.expect("it did not end within 30 s").remove(0).unwrap()
@@ -94,7 +94,7 @@ impl Serving {
 }
 
 /// On this test's database and queues, ready.
-async fn serve(names: &TestApp, variables: &[(&str, &str)]) -> Serving {
+pub async fn serve(names: &TestApp, variables: &[(&str, &str)]) -> Serving {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let mut command = binary();
     command.envs(names.variables()).env("PORT", &port);
@@ -131,6 +131,16 @@ async fn sigterm_finishes_what_was_accepted_and_exits_0() {
     let delivered = test_broker.receive(&broker.deliver_queue, 500).await;
     let ids: std::collections::HashSet<_> = delivered.iter().filter_map(crate::support::broker::Received::message_id).collect();
     assert_eq!(ids.len(), 500, "a confirmed request was lost or doubled");
+    names.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_log_changes_nothing_but_the_log() {
+    let names = TestApp::api().await.halt().await;
+    let serving = serve(&names, &[("RUST_LOG", "error")]).await;
+    serving.client.register("Ada").await;
+    let Output { status, stderr, .. } = serving.terminate().await;
+    assert_eq!((status.code(), String::from_utf8_lossy(&stderr).as_ref()), (Some(0), ""));
     names.stop().await.unwrap();
 }
 

@@ -29,4 +29,5 @@ mod registration;
 mod resets;
 mod sessions;
 mod throttles;
+mod traces;
 mod users_list;

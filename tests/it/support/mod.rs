@@ -104,7 +104,7 @@ impl TestApp {
         let mut config = config(&services, &database_url, role);
         change(&mut config);
         if Services::wants_logs() {
-            user_service::infra::telemetry::start_logging(&config.log);
+            let _spans = user_service::infra::telemetry::start(&config.log);
         }
         let listeners = Listeners::bind(&config.http).unwrap();
         let at = |listener: &TcpListener| Client::new(format!("http://{}", listener.local_addr().unwrap()));
@@ -342,7 +342,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
         shutdown_delay: Duration::ZERO,
         shutdown_grace: Duration::from_secs(20),
         django_database_url: None,
-        log: config::Log { format: LogFormat::Pretty, filter: "info,lapin=off,actix_server=off".into() },
+        log: config::Log { format: LogFormat::Pretty, filter: "info,actix_server=off".into(), otlp_endpoint: None },
     }
 }
 

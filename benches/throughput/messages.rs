@@ -1,116 +1,26 @@
-//! Requests and messages a second, next to bare counterparts built from the same libraries, in the same run.
-//!
-//! What counts is the ratio; the absolute figures are this machine's. `make bench` runs it on the development services.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a program to be watched")]
-
-#[path = "../tests/it/support/mod.rs"]
-#[expect(dead_code, reason = "shared with tests/it, which uses more of it")]
-mod support;
+//! The worker against a bare relay between the same kinds of queue.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use actix_web::{App, HttpResponse, HttpServer, web};
-use diesel::sql_types::{Text, Uuid as SqlUuid};
-use diesel_async::AsyncPgConnection;
-use diesel_async::pooled_connection::AsyncDieselConnectionManager;
-use diesel_async::pooled_connection::deadpool::Pool;
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::options::*;
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Confirmation};
 use serde_json::json;
-use support::client::TestUser;
-use support::{Client, TestApp, TestBroker};
 use user_service::config::Role;
 
-const CLIENTS: usize = 16;
-const HTTP_SECONDS: u64 = 5;
+use crate::median;
+use crate::support::client::TestUser;
+use crate::support::{Services, TestApp, TestBroker};
+
 const MESSAGES: usize = 20_000;
 const USERS: usize = 1_000;
 const ROUNDS: usize = 5;
 
-fn main() {
-    // `cargo test --all-targets` runs benches too; they are for `make bench`.
-    if std::env::args().any(|argument| argument == "--test") {
-        return;
-    }
-    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    actix_rt::System::with_tokio_rt(runtime).block_on(async {
-        http().await;
-        messages().await;
-    });
-}
-
-/// Profile reads against a bare handler that makes one query on a pool of the same size.
-async fn http() {
-    let app = TestApp::start_with(Role::Api, |config| {
-        config.database.pool_size = 32;
-        config.http.workers = None;
-    })
-    .await;
-    let user = app.client.register("Ada").await;
-    let bare = bare_server(&app.database_url).await;
-    let path = format!("/users/{}", user.id);
-    let bare_rate = request_rate(&Client::new(bare), &path).await;
-    let me = app.client.as_user(&user);
-    println!("{:<44} {bare_rate:>9.0}/s", "bare actix + diesel, one SELECT");
-    for (what, path) in [
-        ("GET /users/profile (PostgreSQL)", "/api/v1/users/profile"),
-        ("GET /users/preferences (cached card)", "/api/v1/users/preferences"),
-    ] {
-        let rate = request_rate(&me, path).await;
-        println!("{what:<44} {rate:>9.0}/s   ratio {:.2}", rate / bare_rate);
-    }
-    app.stop().await.unwrap();
-}
-
-async fn bare_server(database_url: &str) -> String {
-    use diesel_async::RunQueryDsl as _;
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Text)]
-        name: String,
-        #[diesel(sql_type = Text)]
-        email: String,
-    }
-    async fn user(pool: web::Data<Pool<AsyncPgConnection>>, id: web::Path<uuid::Uuid>) -> HttpResponse {
-        let mut conn = pool.get().await.unwrap();
-        let query = diesel::sql_query("SELECT name, email FROM users WHERE id = $1").bind::<SqlUuid, _>(*id);
-        let row: Row = query.get_result(&mut conn).await.unwrap();
-        HttpResponse::Ok().json(json!({"name": row.name, "email": row.email}))
-    }
-    let pool = Pool::builder(AsyncDieselConnectionManager::<AsyncPgConnection>::new(database_url)).max_size(32).build().unwrap();
-    // Made on this runtime, as the service's are.
-    join_all((0..32).map(|_| pool.get())).await;
-    let pool = web::Data::new(pool);
-    let server = HttpServer::new(move || App::new().app_data(pool.clone()).route("/users/{id}", web::get().to(user)));
-    let server = server.disable_signals().bind("127.0.0.1:0").unwrap();
-    let address = server.addrs()[0];
-    actix_rt::spawn(server.run());
-    format!("http://{address}")
-}
-
-async fn request_rate(client: &Client, path: &str) -> f64 {
-    let count = Arc::new(AtomicU64::new(0));
-    let until = Instant::now() + Duration::from_secs(HTTP_SECONDS);
-    let started = Instant::now();
-    join_all((0..CLIENTS).map(|_| async {
-        while Instant::now() < until {
-            let answer = client.get(path).await;
-            assert_eq!(answer.status, 200, "{}", answer.text);
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-    }))
-    .await;
-    count.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64()
-}
-
-/// The worker against a bare consume–publish–confirm–ack relay between the same kinds of queue.
-async fn messages() {
+/// Its ratio to a bare consume–publish–confirm–ack relay.
+pub async fn run() {
     // Declares the queues, then leaves them to the relay.
     let owner = TestApp::start_with(Role::Both, |_| {}).await;
     let registering = futures_util::stream::iter(0..USERS).map(|_| owner.client.register("Ada"));
@@ -135,9 +45,8 @@ async fn messages() {
         }
         println!("{line}");
     }
-    for (what, mut ratios) in ["worker, cache empty at its start", "worker, every user cached"].into_iter().zip(ratios) {
-        ratios.sort_by(f64::total_cmp);
-        println!("{what:<44} median ratio {:.2} of a bare consume, publish, confirm, ack", ratios[ROUNDS / 2]);
+    for (what, ratios) in ["worker, cache empty at its start", "worker, every user cached"].into_iter().zip(ratios) {
+        println!("{what:<44} median ratio {:.2} of a bare consume, publish, confirm, ack", median(ratios));
     }
     broker.delete_all().await;
 }
@@ -148,7 +57,7 @@ async fn empty(broker: &TestBroker) {
 
 /// From its first delivery to its last; Redis knows of nobody under a prefix that is new.
 async fn worker_rate(broker: &TestBroker, database_url: &str, redis_prefix: &str) -> f64 {
-    let app = TestApp::launch(support::Services::from_env(), database_url.to_owned(), Role::Worker, |config| {
+    let app = TestApp::launch(Services::from_env(), database_url.to_owned(), Role::Worker, |config| {
         config.broker = broker.names.clone();
         config.redis_prefix = redis_prefix.to_owned();
         config.database.pool_size = 16;
