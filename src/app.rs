@@ -10,10 +10,14 @@ use crate::infra::breaker::Breaker;
 use crate::infra::cache::Cache;
 use crate::infra::clock::Clock;
 use crate::infra::db::Database;
+use crate::infra::gates::Gates;
 use crate::infra::keys::ServerKeys;
 use crate::infra::password_hash::PasswordHasher;
 use crate::infra::rate_limit::RateLimiter;
 use crate::infra::status::Status;
+
+/// Without Redis at most so many connections read cards, which leaves some to those who write.
+const CARD_GATES: usize = 20;
 
 /// For transactions in flight, at the very end.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(4);
@@ -27,6 +31,8 @@ pub struct App {
     /// The background's share.
     pub worker_db: Database,
     pub cache: Cache,
+    /// For reading a card that is not cached.
+    pub card_gates: Gates,
     pub access_tokens: AccessTokens,
     pub keys: ServerKeys,
     pub hasher: PasswordHasher,
@@ -55,6 +61,7 @@ impl App {
             db: pool.api_share(api),
             worker_db: pool.worker_share(worker, breaker),
             cache,
+            card_gates: Gates::new(CARD_GATES),
             access_tokens: AccessTokens::new(&config.identity)?,
             keys: {
                 let (current, previous) = config.identity.root_secrets();

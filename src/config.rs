@@ -81,6 +81,8 @@ pub struct Http {
     pub workers: Option<usize>,
     pub cors_allowed_origins: Vec<String>,
     /// Whether /swagger/, /redoc/ and /openapi.json are served.
+    /// Whether users may send pushes to themselves.
+    pub test_notifications: bool,
     pub docs: bool,
     /// How many proxies in front of us append to `X-Forwarded-For`.
     pub trusted_proxy_count: usize,
@@ -213,6 +215,7 @@ impl Config {
                 port,
                 workers: env.optional_number("HTTP_WORKERS", 1..=256),
                 cors_allowed_origins: env.origins("CORS_ALLOWED_ORIGINS"),
+                test_notifications: env.choice("ALLOW_TEST_NOTIFICATIONS", &[("true", true), ("false", false)], false),
                 docs: env.choice("DOCS", &[("on", true), ("off", false)], true),
                 trusted_proxy_count: env.number("TRUSTED_PROXY_COUNT", 0, 0..=10),
                 internal_port: env.optional_number("INTERNAL_PORT", 0..=65535),

@@ -72,9 +72,16 @@ pub async fn known_or_cached(app: &App, known: Option<Card>, user_id: Uuid) -> R
 }
 
 /// A user's card, from the cache if it is there; without Redis from PostgreSQL, without both unavailable.
+///
+/// Of many at once who miss the same card one reads it; the others wait for that and look again.
 pub async fn find_cached(app: &App, user_id: Uuid) -> Result<Option<Card>> {
-    if let Some(card) = read_cached(&app.cache, &[user_id]).await.remove(&user_id) {
-        count_reads("cache", 1);
+    if let Some(card) = read_one_cached(app, user_id).await {
+        return Ok(Some(card));
+    }
+    let passage = app.card_gates.pass(user_id).await?;
+    if passage.has_waited
+        && let Some(card) = read_one_cached(app, user_id).await
+    {
         return Ok(Some(card));
     }
     count_reads("database", 1);
@@ -100,6 +107,12 @@ pub async fn read_current(conn: &mut AsyncPgConnection, cache: &Cache, user_ids:
         cards.extend(loaded.into_iter().map(|card| (card.user_id, card)));
     }
     Ok(cards)
+}
+
+async fn read_one_cached(app: &App, user_id: Uuid) -> Option<Card> {
+    let card = read_cached(&app.cache, &[user_id]).await.remove(&user_id)?;
+    count_reads("cache", 1);
+    Some(card)
 }
 
 fn count_reads(from: &'static str, count: usize) {

@@ -16,6 +16,7 @@ pub mod django_password;
 pub mod even_time;
 pub mod events;
 pub mod fail_point;
+pub mod gates;
 pub mod keys;
 pub mod mail_text;
 pub mod mailer;

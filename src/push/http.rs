@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::decision::SkipReason;
@@ -14,11 +14,12 @@ use crate::amqp::message::Incoming;
 use crate::config::Scope;
 use crate::error::{Error, Result};
 use crate::http::State;
-use crate::http::auth::FromService;
+use crate::http::auth::{FromService, SignedIn};
 use crate::http::envelope::{Accepted, Either, Reply};
 use crate::http::extract::{Body, Query};
 use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
+use crate::infra::cause::Cause;
 
 /// A push request, read as tolerantly as one from RabbitMQ: other spellings of these fields are understood, further fields
 /// are carried through.
@@ -153,12 +154,7 @@ pub async fn submit_push_request(
 ) -> Result<Answer<Either<Accepted<PushDecision>, Reply<PushExplanation>>>> {
     service.require(Scope::PushWrite)?;
     let cause = origin.of_service(&service);
-    let message = Incoming {
-        body: serde_json::to_vec(&body.fields).map_err(Error::internal)?,
-        correlation_id: cause.correlation_id.clone(),
-        trace: cause.trace.clone(),
-        ..Incoming::default()
-    };
+    let message = incoming(&body.fields, &cause)?;
     if query.dry_run {
         service.require(Scope::UsersRead)?;
         let explained = submit::explain(&app, message, cause).await?;
@@ -173,4 +169,47 @@ pub async fn submit_push_request(
         .boxed()
     });
     submitting.await
+}
+
+#[api_operation(
+    tag = "push",
+    operation_id = "send_test_notification",
+    summary = "Send myself a push",
+    description = "Only where ALLOW_TEST_NOTIFICATIONS=true. It is decided as any other: who switched pushes off gets none.",
+    skip_args = "origin",
+    error_code = 400,
+    error_code = 401,
+    error_code = 403,
+    error_code = 409,
+    error_code = 422,
+    error_code = 503
+)]
+pub async fn send_test_notification(
+    app: State,
+    SignedIn(session): SignedIn,
+    origin: Origin,
+    idempotency: Idempotency,
+) -> Result<Answer<Accepted<PushDecision>>> {
+    let cause = origin.of(session);
+    let fields = json!({"user_id": session.user_id, "template_code": "TEST", "variables": {}});
+    let message = incoming(&fields, &cause)?;
+    let (cache, config) = (app.cache.clone(), app.config.clone());
+    let submitting = idempotency.write(&app, cause, move |tx, cause| {
+        async move {
+            let decided = submit::submit(tx, &cache, &message, &config.broker, cause).await?;
+            Ok(Reply::new("Test push taken", decided.into()))
+        }
+        .boxed()
+    });
+    submitting.await
+}
+
+/// The request as it would have come from the queue.
+fn incoming(fields: &impl Serialize, cause: &Cause) -> Result<Incoming> {
+    Ok(Incoming {
+        body: serde_json::to_vec(fields).map_err(Error::internal)?,
+        correlation_id: cause.correlation_id.clone(),
+        trace: cause.trace.clone(),
+        ..Incoming::default()
+    })
 }

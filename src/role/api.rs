@@ -89,6 +89,7 @@ fn routes(
     impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<impl MessageBody>, Error = actix_web::Error, InitError = ()>,
 > {
     let with_docs = role.has_api() && app.as_ref().is_none_or(|app| app.config.http.docs);
+    let with_tests = app.as_ref().is_some_and(|app| app.config.http.test_notifications);
     let cors = cors(app.as_ref().map(|app| app.config.http.cors_allowed_origins.clone()).unwrap_or_default());
     let state = move |config: &mut ServiceConfig| {
         if let Some(app) = app {
@@ -105,7 +106,7 @@ fn routes(
         .wrap(NormalizePath::new(TrailingSlash::Trim))
         .configure(move |config| {
             if role.has_api() {
-                config.service(api_v1()).service(bare());
+                config.service(api_v1(with_tests)).service(bare());
             }
         })
         .build_with(docs::OPENAPI_PATH, build)
@@ -152,8 +153,8 @@ fn bare() -> apistos::web::Scope {
 }
 
 /// One resource a path, fixed segments before parameters: actix takes the first that fits.
-fn api_v1() -> apistos::web::Scope {
-    scope("/api/v1")
+fn api_v1(with_tests: bool) -> apistos::web::Scope {
+    let all = scope("/api/v1")
         .service(resource("/users").route(post().to(users::http::register_user)).route(get().to(admin::http::list_users)))
         .service(
             resource("/users/profile")
@@ -191,7 +192,8 @@ fn api_v1() -> apistos::web::Scope {
         .service(resource("/auth/verify-email").route(post().to(addresses::http::verify_email)))
         .service(resource("/auth/verify-email/resend").route(post().to(addresses::http::resend_verification)))
         .service(resource("/auth/validate").route(get().to(directory::http::validate_token)))
-        .service(resource("/health").route(get().to(health::get_health)))
+        .service(resource("/health").route(get().to(health::get_health)));
+    if with_tests { all.service(resource("/notifications/test").route(post().to(push::http::send_test_notification))) } else { all }
 }
 
 /// Exact origins only; an origin that is not listed gets no header at all.

@@ -41,6 +41,27 @@ async fn a_request_by_rest_comes_out_like_one_by_rabbitmq_and_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_test_push_goes_to_oneself_where_it_is_allowed_and_is_decided_as_any_other() {
+    const TEST: &str = "/api/v1/notifications/test/";
+    let app = TestApp::start_with(user_service::config::Role::Both, |config| config.http.test_notifications = true).await;
+    let (user, broker) = (app.client.register("Ada").await, app.broker().await);
+    let me = app.client.as_user(&user);
+    let sent = me.send("POST", TEST, None).await;
+    assert_eq!((sent.status, &sent.data()["decision"]), (202, &json!("deliver")), "{}", sent.text);
+    let delivered = broker.delivered().await.json();
+    assert_eq!((&delivered["user_id"], &delivered["template_code"]), (&json!(user.id), &json!("TEST")));
+    me.patch("/api/v1/users/preferences", json!({"push": false})).await;
+    assert_eq!(me.send("POST", TEST, None).await.data()["reason"], "push_disabled");
+    assert_eq!(app.client.send("POST", TEST, None).await.status, 401);
+    app.stop().await.unwrap();
+
+    let app = TestApp::api().await;
+    let me = app.client.as_user(&app.client.register("Ada").await);
+    assert_eq!(me.send("POST", TEST, None).await.refusal(), (404, "not_found".to_owned()));
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_explains_every_rule_and_sends_nothing() {
     let app = TestApp::start().await;
     let user = app.client.register("Ada").await;

@@ -295,6 +295,7 @@ fn config(services: &Services, database_url: &str, role: Role) -> Config {
             workers: Some(1),
             cors_allowed_origins: vec!["https://app.example.com".into()],
             docs: true,
+            test_notifications: false,
             trusted_proxy_count: 1,
             internal_port: None,
             metrics_port: None,
