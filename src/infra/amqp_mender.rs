@@ -339,6 +339,31 @@ mod tests {
     }
 
     proptest! {
+        /// Of any table exactly those are left that are read here and are a number or a text, as they were and in their order.
+        #[test]
+        fn no_header_but_ours_gets_through(
+            entries in proptest::collection::vec((prop_oneof![
+                Just("x-delivery-count".to_owned()), Just("traceparent".to_owned()), Just("tracestate".to_owned()), Just("CC".to_owned()),
+                Just("BCC".to_owned()), Just("x-death".to_owned()), Just("x-attempt".to_owned()), "[ -~]{0,30}",
+            ], 0..5_usize, any::<i64>(), "\\PC{0,20}"), 0..12),
+        ) {
+            let write = |(name, kind, number, text): &(String, usize, i64, String)| {
+                let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+                let value = match kind {
+                    0 => [b"l".as_slice(), &number.to_be_bytes()].concat(),
+                    1 => [b"S".as_slice(), &length, text.as_bytes()].concat(),
+                    2 => [b"F".as_slice(), &0_u32.to_be_bytes()].concat(),
+                    3 => [b"t".as_slice(), &[1]].concat(),
+                    _ => b"V".to_vec(),
+                };
+                [short(name.as_bytes()), value].concat()
+            };
+            let is_ours = |entry: &&(String, usize, i64, String)| HEADERS.contains(&entry.0.as_bytes()) && entry.1 < 2;
+            let sent: Vec<u8> = entries.iter().flat_map(write).collect();
+            let left: Vec<u8> = entries.iter().filter(is_ours).flat_map(write).collect();
+            prop_assert_eq!(mend(&frame(HEADER, &header(&sent, b"m"))), frame(HEADER, &header(&left, b"m")));
+        }
+
         /// Whatever comes, in whatever pieces: the same is read, and mending it again changes nothing.
         #[test]
         fn pieces_do_not_matter_and_twice_is_once(

@@ -12,6 +12,7 @@ mod directory;
 mod documents;
 mod doors;
 mod edge;
+mod framing;
 mod health;
 mod idempotency;
 mod inbox;
