@@ -66,7 +66,7 @@ fuzz: services ## 100,000 requests made from the served document, good and bad (
 
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz-parsers
-fuzz-parsers: ## libFuzzer on messages, tokens, headers and addresses, FUZZ_SECONDS each; what it finds is kept
+fuzz-parsers: ## libFuzzer on messages, tokens, headers and addresses, FUZZ_SECONDS each
 	@scripts/tools cargo-fuzz
 	@scripts/fuzz-parsers $(FUZZ_SECONDS)
 

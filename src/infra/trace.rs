@@ -22,8 +22,8 @@ pub struct Trace(Option<Context>);
 impl Trace {
     /// What the sender says; a place that is malformed is none.
     pub fn read<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Self {
-        let sent = |name: &str| Some((name.to_owned(), header(name)?.to_owned()));
-        let Some(place) = sent("traceparent") else { return Self::default() };
+        let sent = |name: &str| Some((name.to_owned(), header(name).filter(|value| is_printable(value))?.to_owned()));
+        let Some(place) = sent("traceparent").filter(|(_, value)| is_place(value)) else { return Self::default() };
         let headers: HashMap<String, String> = [place].into_iter().chain(sent("tracestate")).collect();
         Self::in_trace(TraceContextPropagator::new().extract_with_context(&Context::new(), &headers))
     }
@@ -54,6 +54,17 @@ impl Trace {
     }
 }
 
+/// Fit for a header, a log line and a PostgreSQL text; twice as long as others must be able to carry (Trace Context, 3.3.1.5).
+fn is_printable(value: &str) -> bool {
+    value.len() <= 1024 && value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
+/// Trace Context, 3.2.2; the SDK also takes ids that are too short.
+fn is_place(value: &str) -> bool {
+    let lengths: Vec<usize> = value.split('-').map(str::len).collect();
+    lengths.starts_with(&[2, 32, 16, 2]) && (lengths.len() == 4 || !value.starts_with("00"))
+}
+
 /// Notes the outcome of a request, which was not known when its span began.
 pub fn tell(span: &Span, route: &str, status: u16) {
     span.set_attribute("http.route", route.to_owned());
@@ -67,7 +78,7 @@ pub fn tell(span: &Span, route: &str, status: u16) {
 mod tests {
     use super::*;
 
-    fn handed_on(traceparent: &'static str, tracestate: Option<&'static str>) -> Map<String, Value> {
+    fn handed_on(traceparent: &str, tracestate: Option<&str>) -> Map<String, Value> {
         let trace = Trace::read(|name| match name {
             "traceparent" => Some(traceparent),
             "tracestate" => tracestate,
@@ -94,8 +105,14 @@ mod tests {
             "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nx: y",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "00-4bf-e47-01",
         ] {
             assert_eq!(handed_on(malformed, None), Map::new(), "{malformed:?}");
+        }
+        for state in ["vendor=a\0b", "vendor=\u{e9}", &"a=1,".repeat(300)] {
+            let headers = handed_on("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Some(state));
+            assert!(!headers.contains_key("tracestate"), "{state:?}");
         }
     }
 }
