@@ -50,12 +50,13 @@
 //! function [`push::decision::decide`]. Deliveries are [published](amqp::publisher) and their confirms awaited together; skips
 //! are announced and dead letters copied by outbox rows; what became of each is filed in the inbox; the transaction is
 //! committed; then the messages are acknowledged. What cannot be settled now is held; what we failed on waits in its row, and
-//! [dead letters](push::dead_letters) can be decided anew.
+//! [dead letters](push::dead_letters) can be decided anew. What was asked in a [trace](infra::trace) stays in it: the place goes from
+//! the request, or the message's header, into the outbox row and the delivery.
 //!
 //! # Deliberately absent
 //!
 //! A second database dialect, mocks of PostgreSQL, Redis or RabbitMQ, lapin's auto-recovery, repository traits, global
-//! state besides logs and metrics. `docs/decisions/` says why.
+//! state besides logs, traces and metrics. `docs/decisions/` says why.
 //!
 //! [outbox]: infra::outbox
 

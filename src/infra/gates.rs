@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 
-/// As long as for a connection.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// So that what is read behind the gate is still answered, or refused, within the 2.5 s of a slow database.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Clones share the gates.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl Gates {
         Self((0..count).map(|_| Mutex::default()).collect())
     }
 
-    /// Goes through the gate of `id`, or gives up after a second.
+    /// Goes through the gate of `id`, or gives up after half a second.
     pub async fn pass(&self, id: Uuid) -> Result<Passage<'_>> {
         let gate = &self.0[(id.as_u128() % self.0.len() as u128) as usize];
         if let Ok(gate) = gate.try_lock() {
