@@ -114,5 +114,8 @@ mod tests {
         let names: Vec<_> = copy.headers.keys().map(String::as_str).collect();
         assert_eq!(names, ["x-dead-at", "x-dead-detail", "x-dead-reason", "x-original-queue"]);
         assert_eq!(copy.headers["x-dead-detail"].as_str().unwrap().len(), 256);
+        assert_eq!((&copy.headers["x-dead-reason"], &copy.headers["x-original-queue"]), (&"malformed_json".into(), &"push.queue".into()));
+        let unstorable = Incoming { message_id: Some("m\0".into()), ..message };
+        assert!(!dead.copy_of(&unstorable, &broker, DateTime::UNIX_EPOCH).message_id.contains('\0'));
     }
 }

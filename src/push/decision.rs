@@ -72,6 +72,12 @@ mod tests {
     }
 
     #[test]
+    fn each_reason_goes_by_the_name_that_the_contract_gives_it() {
+        let names = rules(&card(), None, DateTime::UNIX_EPOCH).map(|(reason, _)| reason.as_str());
+        assert_eq!(names, ["user_inactive", "expired", "push_disabled", "no_push_token"]);
+    }
+
+    #[test]
     fn the_email_preference_says_nothing_about_push() {
         let mut card = card();
         card.preferences.email = false;

@@ -113,3 +113,17 @@ fn fingerprint(message: &Incoming) -> Fingerprint {
     hash.update(&message.body);
     hash.finalize().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_known_again_by_its_id_and_its_body() {
+        let message = |id: &str, body: &str| Incoming { message_id: Some(id.into()), body: body.into(), ..Incoming::default() };
+        assert_eq!(fingerprint(&message("a", "b")), fingerprint(&message("a", "b")));
+        for other in [message("a", "c"), message("b", "b"), message("ab", "")] {
+            assert_ne!(fingerprint(&message("a", "b")), fingerprint(&other));
+        }
+    }
+}
