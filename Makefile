@@ -35,7 +35,7 @@ stop: ## Stop PostgreSQL, Redis and RabbitMQ; their data stays
 check: fmt-check lint doc deny schema-check test ## All that CI runs
 
 .PHONY: test
-test: unit integration clients fuzz-short chaos-short ## Every test there is, on the real services
+test: unit integration clients browser fuzz-short chaos-short ## Every test there is, on the real services
 
 .PHONY: unit
 unit: ## Tests of pure decisions, of the architecture, and what the fuzzer kept; need no service
@@ -50,6 +50,10 @@ integration: services ## The service on real PostgreSQL, Redis and RabbitMQ
 .PHONY: clients
 clients: services ## What sibling services ask, by httpx and axios
 	@$(WITH_SERVICES) scripts/clients
+
+.PHONY: browser
+browser: services ## The operators' pages in a real browser; pictures in target/screenshots
+	@$(WITH_SERVICES) scripts/browser
 
 .PHONY: timing
 timing: services ## What a clock can tell from outside, with 2,000 samples a class at production's cost (an hour)

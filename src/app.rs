@@ -11,6 +11,7 @@ use crate::infra::cache::Cache;
 use crate::infra::clock::Clock;
 use crate::infra::db::Database;
 use crate::infra::gates::Gates;
+use crate::infra::key_sighting::KeySightings;
 use crate::infra::keys::ServerKeys;
 use crate::infra::password_hash::PasswordHasher;
 use crate::infra::rate_limit::RateLimiter;
@@ -35,6 +36,7 @@ pub struct App {
     pub card_gates: Gates,
     pub access_tokens: AccessTokens,
     pub keys: ServerKeys,
+    pub key_sightings: KeySightings,
     pub hasher: PasswordHasher,
     pub user_limiter: RateLimiter,
     pub ip_limiter: RateLimiter,
@@ -67,6 +69,7 @@ impl App {
                 let (current, previous) = config.identity.root_secrets();
                 ServerKeys::new(current, previous)
             },
+            key_sightings: KeySightings::default(),
             hasher: PasswordHasher::new(config.identity.bcrypt_cost)?,
             user_limiter: RateLimiter::new("default_user", config.limits.default_user),
             ip_limiter: RateLimiter::new("default_ip", config.limits.default_ip),

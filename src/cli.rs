@@ -1,5 +1,6 @@
 //! The command line.
 
+mod admin;
 mod dead_letters;
 mod keys;
 mod users;
@@ -51,6 +52,11 @@ enum Command {
         #[command(subcommand)]
         command: keys::Command,
     },
+    /// Make admins for the operators' pages, and help those who lost their phone
+    Admin {
+        #[command(subcommand)]
+        command: admin::Command,
+    },
     /// Look at push requests that died, have them decided anew, or throw them away
     DeadLetters {
         #[command(subcommand)]
@@ -86,6 +92,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             print("The configuration is complete.")
         }
         Command::Keys { command } => keys::run(command),
+        Command::Admin { command } => admin::run(command).await,
         Command::DeadLetters { command } => dead_letters::run(command).await,
         Command::Users { command } => users::run(command).await,
         Command::Healthcheck => healthcheck(Config::port_from_env()?).await,

@@ -1,8 +1,10 @@
-//! Who is calling, and what for: a live session of a user, or a sibling service's key with its scopes.
+//! Who is calling, and what for: a live session of a user, a sibling service's key with its scopes, or an operator.
 //!
 //! A session is alive if its row is, its user is active, and its epoch is the user's. The answer is cached for half a
 //! minute and forgotten when it changes; PostgreSQL stands behind it.
 
+pub mod staff;
+mod staff_store;
 mod store;
 
 use std::time::Duration;
@@ -22,11 +24,16 @@ use crate::infra::cache::{CacheEntry, CacheValue, Counter};
 use crate::infra::cause::Cause;
 use crate::infra::db::Tx;
 use crate::infra::events::{self, Event, EventType};
+use crate::infra::key_sighting;
+use staff::StaffSession;
 
 /// The only version of a session: once it is forgotten it does not come back to life.
 const ALIVE: i64 = 0;
 
 const SESSION_TTL: Duration = Duration::from_secs(30);
+
+/// What a request waits at most for a note that it can do without.
+const NOTING: Duration = Duration::from_millis(50);
 
 /// A live session and its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,19 +47,23 @@ pub struct Session {
 pub struct Service {
     pub name: String,
     scopes: Vec<Scope>,
+    /// Absent where it has no key.
+    key_sha256: Option<[u8; 32]>,
 }
 
-/// Either of the two.
+/// One of those who may ask.
 #[derive(Clone, Debug)]
 pub enum Caller {
     User(Session),
+    /// Somebody at the operators' pages, second factor and all.
+    Admin(StaffSession),
     Service(Service),
 }
 
 impl Service {
     /// Who asks without a key where `SERVICE_AUTH=off` lets him.
     pub fn unnamed() -> Self {
-        Self { name: "unnamed".to_owned(), scopes: vec![Scope::UsersRead] }
+        Self { name: "unnamed".to_owned(), scopes: vec![Scope::UsersRead], key_sha256: None }
     }
 
     /// Whether its key carries the scope.
@@ -65,17 +76,19 @@ impl Service {
 }
 
 impl Caller {
-    /// A user may read himself, a service with `users:read` anybody.
+    /// A user may read himself, an admin anybody, and so may a service with `users:read`.
     pub fn may_read(&self, user_id: Uuid) -> Result<()> {
         match self {
             Caller::User(session) if session.user_id == user_id => Ok(()),
             Caller::User(_) => Err(Error::new(Code::Forbidden, "This is another user's.")),
+            Caller::Admin(_) => Ok(()),
             Caller::Service(service) => service.require(Scope::UsersRead),
         }
     }
 
-    pub fn is_service(&self) -> bool {
-        matches!(self, Caller::Service(_))
+    /// Whether it is shown what a user does not see of himself.
+    pub fn sees_activity(&self) -> bool {
+        matches!(self, Caller::Service(_) | Caller::Admin(_))
     }
 }
 
@@ -134,7 +147,17 @@ async fn confirm(app: &App, session: Session, now: DateTime<Utc>) -> Result<()> 
 pub fn find_service(keys: &[ServiceKey], shown: &str) -> Option<Service> {
     let sha256: [u8; 32] = Sha256::digest(shown.as_bytes()).into();
     let key = keys.iter().find(|key| bool::from(key.sha256.ct_eq(&sha256)))?;
-    Some(Service { name: key.name.clone(), scopes: key.scopes.clone() })
+    Some(Service { name: key.name.clone(), scopes: key.scopes.clone(), key_sha256: Some(key.sha256) })
+}
+
+/// Notes, about once a minute, that a service showed its key. Nothing depends on it: where it cannot be noted, it is not.
+pub async fn note_key(app: &App, service: &Service, now: DateTime<Utc>) {
+    let Some(sha256) = service.key_sha256.filter(|sha256| app.key_sightings.is_due(*sha256, now)) else { return };
+    let name = service.name.clone();
+    let noting = app.db.read(move |conn| async move { Ok(key_sighting::upsert_used(conn, &sha256, &name, now).await?) }.boxed());
+    if tokio::time::timeout(NOTING, noting).await.is_err() {
+        tracing::debug!("the use of a service key was not noted");
+    }
 }
 
 /// Ends every session of a user in the caller's transaction, by a new epoch.

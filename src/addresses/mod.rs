@@ -7,6 +7,7 @@ pub mod pages;
 mod store;
 
 use futures_util::FutureExt as _;
+use uuid::Uuid;
 
 use crate::app::App;
 use crate::card::email_address::EmailAddress;
@@ -96,14 +97,19 @@ pub async fn confirm(tx: &mut Tx, token: &Token, config: &Config, cause: &Cause)
 }
 
 async fn verify(tx: &mut Tx, token: &Token, cause: &Cause) -> Result<Confirmed> {
-    one_time_token::update_void(tx, token.user_id, &[Purpose::EmailVerification], cause.at).await?;
-    if !store::update_verified(tx, token.user_id, &token.address, cause.at).await? {
-        return Err(invalid());
+    if mark_verified(tx, token.user_id, &token.address, cause).await? { Ok(Confirmed::Verified) } else { Err(invalid()) }
+}
+
+/// Holds a user's address for proven; `false`: it is not his, or was proven before.
+pub async fn mark_verified(tx: &mut Tx, user_id: Uuid, address: &str, cause: &Cause) -> Result<bool> {
+    one_time_token::update_void(tx, user_id, &[Purpose::EmailVerification], cause.at).await?;
+    if !store::update_verified(tx, user_id, address, cause.at).await? {
+        return Ok(false);
     }
-    let card = card::changed(tx, token.user_id, cause.at).await?;
-    audit::record(tx, cause, Action::EmailVerified, card.user_id).await?;
-    events::announce(tx, cause, [Event::new(EventType::UserVerified, card.user_id, card.version)]).await?;
-    Ok(Confirmed::Verified)
+    let card = card::changed(tx, user_id, cause.at).await?;
+    audit::record(tx, cause, Action::EmailVerified, user_id).await?;
+    events::announce(tx, cause, [Event::new(EventType::UserVerified, user_id, card.version)]).await?;
+    Ok(true)
 }
 
 async fn change(tx: &mut Tx, token: &Token, config: &Config, cause: &Cause) -> Result<Confirmed> {

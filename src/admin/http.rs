@@ -9,11 +9,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use crate::access::Caller;
 use crate::card::list::{Column, From, Listing, MAX_DEPTH, MAX_LIMIT, Order, Page, Position, Value, list};
 use crate::config::Scope;
 use crate::error::{Error, Problems, Result};
 use crate::http::State;
-use crate::http::auth::FromService;
+use crate::http::auth::FromLister;
 use crate::http::envelope::{Meta, Reply};
 use crate::http::extract::Query;
 use crate::http::user_body::UserBody;
@@ -53,15 +54,17 @@ pub struct ListUsers {
     tag = "directory",
     operation_id = "list_users",
     summary = "All users, page by page",
-    description = "For services with the scope users:list. Page numbers reach 10,000 users deep, cursors to the end.",
+    description = "For services with the scope users:list, and for admins who are signed in at /admin/. Page numbers reach 10,000 users deep, cursors to the end.",
     error_code = 400,
     error_code = 401,
     error_code = 403,
     error_code = 404,
     error_code = 503
 )]
-pub async fn list_users(app: State, FromService(service): FromService, Query(query): Query<ListUsers>) -> Result<Reply<Vec<UserBody>>> {
-    service.require(Scope::UsersList)?;
+pub async fn list_users(app: State, FromLister(caller): FromLister, Query(query): Query<ListUsers>) -> Result<Reply<Vec<UserBody>>> {
+    if let Caller::Service(service) = &caller {
+        service.require(Scope::UsersList)?;
+    }
     let (listing, page) = (check(&query, &app.keys)?, query.page.unwrap_or(1));
     let asked = listing.clone();
     let found = app.db.read(move |conn| async move { list(conn, &asked).await }.boxed()).await?;
@@ -98,12 +101,13 @@ fn check(query: &ListUsers, keys: &ServerKeys) -> Result<Listing> {
     problems.finish()?;
     let (is_active, email_verified) = (query.is_active, query.email_verified);
     match (order, from) {
-        (Some(order), Some(from)) => Ok(Listing { search, is_active, email_verified, order, limit, from }),
+        (Some(order), Some(from)) => Ok(Listing { search, is_active, email_verified, order, limit, from, ..Listing::default() }),
         _ => Err(Error::internal("a checked listing lacks a part")),
     }
 }
 
-fn order(text: &str) -> Result<Order, &'static str> {
+/// An order by its name.
+pub fn order(text: &str) -> Result<Order, &'static str> {
     let found = ORDERINGS.iter().find(|(name, _)| *name == text);
     found.map(|(_, order)| *order).ok_or("must be created_at, email or name, or one of these after a -")
 }

@@ -1,13 +1,22 @@
-//! What operators do to accounts: take over the Django service's, hand over everything about a person, erase one.
+//! What operators do: at the command line (take over the Django service's accounts, hand over everything about a person,
+//! erase one) and at their [pages], which a second factor guards.
 
+mod accounts;
 mod django;
 mod dump;
 mod erase;
 mod export;
 pub mod http;
 mod import;
+pub mod overview;
+mod overview_store;
+pub mod pages;
+pub mod staff;
+mod staff_store;
 mod store;
+mod totp;
 
+pub use accounts::{AccountAction, act, end_session, grant_staff};
 pub use erase::erase;
 pub use export::export;
 pub use import::{Report, Source, import};

@@ -20,9 +20,29 @@ pub struct Listing {
     pub search: Option<String>,
     pub is_active: Option<bool>,
     pub email_verified: Option<bool>,
+    pub is_staff: Option<bool>,
+    /// Made at this time or later, and before that one.
+    pub created: (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
     pub order: Order,
     pub limit: u64,
     pub from: From,
+}
+
+impl Default for Listing {
+    /// The newest first.
+    fn default() -> Self {
+        let order = Order { by: Column::CreatedAt, descending: true };
+        Self {
+            search: None,
+            is_active: None,
+            email_verified: None,
+            is_staff: None,
+            created: (None, None),
+            order,
+            limit: 20,
+            from: From::Offset(0),
+        }
+    }
 }
 
 /// Where a page begins.

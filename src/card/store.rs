@@ -169,7 +169,7 @@ fn matching(listing: &Listing, select: &str) -> SqlQuery {
     let query = diesel::sql_query(select.to_owned()).into_boxed::<Pg>();
     let Some(search) = &listing.search else { return query.sql(format!(" FROM users u WHERE {}", conditions(listing))) };
     let ways = SEARCHED.map(|column| {
-        let columns = "id, created_at, email_key, name, is_active, email_verified_at, erased_at";
+        let columns = "id, created_at, email_key, name, is_active, is_staff, email_verified_at, erased_at";
         // The index's own order makes it worth while to go by it, however many there are.
         let found = format!("erased_at IS NULL AND {column} LIKE $1 ORDER BY {column} USING ~<~ LIMIT {MAX_FOUND}");
         format!("(SELECT {columns} FROM users WHERE {found})")
@@ -189,6 +189,17 @@ fn conditions(listing: &Listing) -> String {
     }
     if let Some(verified) = listing.email_verified {
         conditions += if verified { " AND u.email_verified_at IS NOT NULL" } else { " AND u.email_verified_at IS NULL" };
+    }
+    if let Some(is_staff) = listing.is_staff {
+        conditions += if is_staff { " AND u.is_staff" } else { " AND NOT u.is_staff" };
+    }
+    // Times as they are written here hold nothing but digits and marks.
+    let time = |time: DateTime<Utc>| time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    if let Some(from) = listing.created.0 {
+        conditions += &format!(" AND u.created_at >= '{}'", time(from));
+    }
+    if let Some(before) = listing.created.1 {
+        conditions += &format!(" AND u.created_at < '{}'", time(before));
     }
     conditions
 }

@@ -32,7 +32,7 @@ use crate::http::user_body::UserBody;
 )]
 pub async fn get_user(app: State, AnyCaller(caller, known): AnyCaller, PathId(id): PathId) -> Result<Reply<UserBody>> {
     let card = super::find_user(&app, &caller, known, id).await?;
-    Ok(Reply::new("User", if caller.is_service() { UserBody::with_activity(card) } else { card.into() }))
+    Ok(Reply::new("User", if caller.sees_activity() { UserBody::with_activity(card) } else { card.into() }))
 }
 
 /// Both spellings, because siblings read either.
@@ -226,7 +226,7 @@ pub struct BarePreferences {
 )]
 pub async fn get_bare_user(app: State, _inner: Inner, AnyCaller(caller, known): AnyCaller, PathId(id): PathId) -> Result<Bare<UserBody>> {
     let card = super::find_user(&app, &caller, known, id).await?;
-    Ok(Bare(if caller.is_service() { UserBody::with_activity(card) } else { card.into() }))
+    Ok(Bare(if caller.sees_activity() { UserBody::with_activity(card) } else { card.into() }))
 }
 
 #[api_operation(

@@ -37,6 +37,7 @@ pub enum Code {
     SessionNotFound,
     NoContact,
     MessageIdConflict,
+    LastAdmin,
     RequestInProgress,
     IdempotencyKeyReused,
     RateLimited,
@@ -67,6 +68,7 @@ impl Code {
         Code::SessionNotFound,
         Code::NoContact,
         Code::MessageIdConflict,
+        Code::LastAdmin,
         Code::RequestInProgress,
         Code::IdempotencyKeyReused,
         Code::RateLimited,
@@ -121,6 +123,7 @@ impl Code {
             Code::MessageIdConflict => {
                 ("message_id_conflict", Kind::Conflict, "The id was used by another push request for this user, or by one that died.")
             }
+            Code::LastAdmin => ("last_admin", Kind::Conflict, "The last active admin cannot be demoted, deactivated or deleted."),
             Code::RequestInProgress => {
                 ("request_in_progress", Kind::Conflict, "The same request, by its idempotency key, is still being worked on.")
             }

@@ -9,6 +9,8 @@ use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev::Payload};
 use apistos::ApiSecurity;
 
 use super::doors::{Door, nothing_here};
+use super::staff;
+use crate::access::staff::StaffSession;
 use crate::access::{self, Authenticated, Caller, Service, Session};
 use crate::app::App;
 use crate::card::{self, Card};
@@ -46,6 +48,17 @@ pub struct AnyReader(pub Caller, pub Option<Card>);
     )
 )]
 pub struct FromService(pub Service);
+
+/// A sibling service, or an operator.
+#[derive(Debug, ApiSecurity)]
+#[openapi_security(
+    name = "serviceKey",
+    scheme(
+        description = "A key made by `user-service keys service`; also accepted as a bearer token",
+        security_type(api_key(name = "X-Internal-API-Key", api_key_in = "header"))
+    )
+)]
+pub struct FromLister(pub Caller);
 
 /// The same as [`AnyReader`], but no user.
 #[derive(Debug, ApiSecurity)]
@@ -87,6 +100,10 @@ extracts!(Me, identify, |app, identified| {
 extracts!(AnyCaller, identify, |_app, identified| Ok(AnyCaller(identified.caller, identified.card)));
 extracts!(AnyReader, identify_reader, |_app, identified| Ok(AnyReader(identified.caller, identified.card)));
 extracts!(FromService, identify_inside, |_app, identified| identified.service().map(FromService));
+extracts!(FromLister, identify_inside, |_app, identified| match identified.caller {
+    Caller::User(_) => Err(Error::new(Code::Forbidden, "This is for services and admins; a user's token does not open it.")),
+    caller => Ok(FromLister(caller)),
+});
 extracts!(FromReader, identify_reader_inside, |_app, identified| identified.service().map(FromReader));
 
 /// Who is calling, and his card if it was read on the way.
@@ -104,13 +121,16 @@ impl Identified {
         match self.caller {
             Caller::User(session) => Ok((session, self.card)),
             Caller::Service(_) => Err(Error::new(Code::Forbidden, "This is for users; a service key does not open it.")),
+            Caller::Admin(_) => Err(Error::new(Code::Forbidden, "This is for users; sign in to the API for it.")),
         }
     }
 
     fn service(self) -> Result<Service> {
         match self.caller {
             Caller::Service(service) => Ok(service),
-            Caller::User(_) => Err(Error::new(Code::Forbidden, "This is for services; a user's token does not open it.")),
+            Caller::User(_) | Caller::Admin(_) => {
+                Err(Error::new(Code::Forbidden, "This is for services; a user's token does not open it."))
+            }
         }
     }
 }
@@ -123,13 +143,26 @@ pub(super) fn state(request: &HttpRequest) -> Result<&App> {
 async fn identify(request: &HttpRequest, app: &App) -> Result<Identified> {
     if let Some(shown) = service_of(request, app) {
         let service = shown.ok_or_else(|| Error::new(Code::Unauthenticated, "The service key is not valid."))?;
+        access::note_key(app, &service, app.clock.now()).await;
         return Ok(Identified::of_service(service));
+    }
+    if let Some(admin) = admin_of(request, app).await? {
+        return Ok(Identified { caller: Caller::Admin(admin), card: None });
     }
     let Authenticated { session, card, allowance } = access::authenticate(app, bearer(request)?).await?;
     if let Some(allowance) = allowance {
         request.extensions_mut().insert(allowance);
     }
     Ok(Identified { caller: Caller::User(session), card })
+}
+
+/// The operator whose cookie comes without any other credentials, where operators are, once his second factor was seen.
+async fn admin_of(request: &HttpRequest, app: &App) -> Result<Option<StaffSession>> {
+    if request.headers().contains_key(AUTHORIZATION) || !Door::of(request).is_inner() {
+        return Ok(None);
+    }
+    let Some(token) = staff::token_of(request, app) else { return Ok(None) };
+    Ok(access::staff::find(app, &token, app.clock.now()).await?.filter(|session| session.has_second_factor))
 }
 
 /// Where services are: at the public door such a path does not exist.

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::envelope::json_response;
 use super::origin;
 use super::{State, auth};
+use crate::app::App;
 use crate::config::Role;
 use crate::error::{Code, Error};
 use crate::infra::status::BreakerState;
@@ -33,6 +34,26 @@ pub enum CheckStatus {
     Unhealthy,
     /// This role does not need it.
     Unused,
+}
+
+impl HealthStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+impl CheckStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Unused => "unused",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -141,6 +162,11 @@ impl ApiComponent for HealthReply {
 
 #[api_operation(tag = "health", operation_id = "get_health", summary = "How the service and what it needs are", skip_args = "asked")]
 pub async fn get_health(app: State, role: actix_web::web::Data<Role>, asked: Asked) -> HealthReply {
+    HealthReply(Health::of(look(&app, **role, asked).await))
+}
+
+/// Asks what this role needs, and reads what the parts last said.
+pub async fn look(app: &App, role: Role, asked: Asked) -> HealthData {
     let (database, cache) = tokio::join!(app.db.ping(), app.cache.ping());
     let status = |well| if well { CheckStatus::Healthy } else { CheckStatus::Unhealthy };
     let checks = Checks {
@@ -167,7 +193,7 @@ pub async fn get_health(app: State, role: actix_web::web::Data<Role>, asked: Ask
     } else {
         HealthStatus::Healthy
     };
-    HealthReply(Health::of(HealthData {
+    HealthData {
         service: "user-service".to_owned(),
         status,
         timestamp: app.clock.now(),
@@ -182,7 +208,7 @@ pub async fn get_health(app: State, role: actix_web::web::Data<Role>, asked: Ask
             .collect(),
         breakers,
         client: asked.0,
-    }))
+    }
 }
 
 /// The client of a request, as an operator may want to see it.

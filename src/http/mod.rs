@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod middleware;
 pub mod origin;
 pub mod page;
+pub mod staff;
 pub mod user_body;
 
 use actix_web::web::Data;

@@ -6,6 +6,7 @@ use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev::Payload};
 
 use super::auth;
 use super::middleware::CorrelationId;
+use crate::access::staff::StaffSession;
 use crate::access::{Service, Session};
 use crate::app::App;
 use crate::config::Scope;
@@ -27,6 +28,11 @@ impl Origin {
     /// A sibling.
     pub fn of_service(self, service: &Service) -> Cause {
         self.0.by(Actor::Service(service.name.clone()))
+    }
+
+    /// An operator.
+    pub fn of_admin(self, admin: &StaffSession) -> Cause {
+        self.0.by(Actor::Admin(admin.user_id))
     }
 
     /// Somebody who did not say who he is.

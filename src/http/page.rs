@@ -6,7 +6,7 @@ use askama::Template;
 
 use crate::error::{Code, Error};
 
-/// No script at all, and forms go back to where they came from.
+/// No script, nothing inline, and forms go back to where they came from.
 const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Where the pages' style is served.

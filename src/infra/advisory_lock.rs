@@ -22,3 +22,9 @@ pub async fn try_lock(conn: &mut AsyncPgConnection, names: &[String]) -> QueryRe
     let rows: Vec<Locked> = Prepared(locking.bind::<Array<Text>, _>(names)).load(conn).await?;
     Ok(rows.into_iter().map(|row| row.locked).collect())
 }
+
+/// Waits for the lock and takes it until the transaction ends.
+pub async fn lock(conn: &mut AsyncPgConnection, name: &str) -> QueryResult<()> {
+    diesel::sql_query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))").bind::<Text, _>(name).execute(conn).await?;
+    Ok(())
+}

@@ -33,6 +33,17 @@ pub enum Action {
     PushTokenCleared,
     PushTokenMoved,
     Deactivated,
+    Reactivated,
+    StaffGranted,
+    StaffWithdrawn,
+    SessionsEnded,
+    SecondFactorEnrolled,
+    SecondFactorReset,
+    SecondFactorAccepted,
+    SecondFactorRefused,
+    VerificationResent,
+    DeadLettersRedriven,
+    OutboxRetried,
     Imported,
     Exported,
     Erased,
@@ -60,6 +71,17 @@ impl Action {
             Action::PushTokenCleared => "push_token_cleared",
             Action::PushTokenMoved => "push_token_moved",
             Action::Deactivated => "deactivated",
+            Action::Reactivated => "reactivated",
+            Action::StaffGranted => "staff_granted",
+            Action::StaffWithdrawn => "staff_withdrawn",
+            Action::SessionsEnded => "sessions_ended",
+            Action::SecondFactorEnrolled => "second_factor_enrolled",
+            Action::SecondFactorReset => "second_factor_reset",
+            Action::SecondFactorAccepted => "second_factor_accepted",
+            Action::SecondFactorRefused => "second_factor_refused",
+            Action::VerificationResent => "verification_resent",
+            Action::DeadLettersRedriven => "dead_letters_redriven",
+            Action::OutboxRetried => "outbox_retried",
             Action::Imported => "imported",
             Action::Exported => "exported",
             Action::Erased => "erased",
@@ -121,6 +143,25 @@ async fn insert(
     };
     diesel::insert_into(audit_log::table).values(entry).execute(conn).await?;
     Ok(())
+}
+
+/// An entry, as it is shown.
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = audit_log)]
+pub struct Entry {
+    pub at: DateTime<Utc>,
+    pub actor_kind: String,
+    pub actor_id: Option<String>,
+    pub action: String,
+    pub reason: Option<String>,
+    pub ip: Option<String>,
+    pub correlation_id: Option<String>,
+}
+
+/// The newest entries about a user.
+pub async fn list_about(conn: &mut AsyncPgConnection, subject_id: Uuid, limit: i64) -> QueryResult<Vec<Entry>> {
+    let about = audit_log::table.filter(audit_log::subject_id.eq(subject_id));
+    about.order(audit_log::at.desc()).limit(limit).select(Entry::as_select()).load(conn).await
 }
 
 /// Takes the addresses of origin from everything about a user; what happened, and the id, stay.

@@ -13,6 +13,8 @@ pub enum Actor {
     /// Nobody who was identified.
     Anyone,
     User(Uuid),
+    /// Somebody at the operators' pages.
+    Admin(Uuid),
     /// A sibling, by the name of its key.
     Service(String),
     /// Somebody at the command line.
@@ -26,6 +28,7 @@ impl Actor {
         match self {
             Actor::Anyone => "anyone",
             Actor::User(_) => "user",
+            Actor::Admin(_) => "admin",
             Actor::Service(_) => "service",
             Actor::Operator => "operator",
             Actor::System => "system",
@@ -35,7 +38,7 @@ impl Actor {
     /// Which one of its kind.
     pub fn id(&self) -> Option<String> {
         match self {
-            Actor::User(id) => Some(id.to_string()),
+            Actor::User(id) | Actor::Admin(id) => Some(id.to_string()),
             Actor::Service(name) => Some(name.clone()),
             Actor::Anyone | Actor::Operator | Actor::System => None,
         }

@@ -1,8 +1,11 @@
 //! The server's own keys: one for each purpose, all derived from one secret (HKDF-SHA-256, RFC 5869).
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
+
+use crate::error::{Error, Result};
 
 /// Makes keys that differ by label, so that a value made for one purpose proves nothing for another.
 #[derive(Clone)]
@@ -54,6 +57,26 @@ impl Key {
         let fits = |key| mac(key, parts).verify_slice(tag).is_ok();
         fits(&self.current) || self.previous.as_ref().is_some_and(fits)
     }
+
+    /// Encrypts what has to rest in the database: a nonce, and AES-256-GCM under this key.
+    pub fn seal(&self, plain: &[u8]) -> Result<Vec<u8>> {
+        let mut sealed = plain.to_vec();
+        let key = RandomizedNonceKey::new(&AES_256_GCM, &self.current).map_err(Error::internal)?;
+        let nonce = key.seal_in_place_append_tag(Aad::empty(), &mut sealed).map_err(Error::internal)?;
+        Ok([nonce.as_ref().as_slice(), &sealed].concat())
+    }
+
+    /// What [`Key::seal`] made, with this or the previous secret.
+    pub fn open(&self, sealed: &[u8]) -> Option<Vec<u8>> {
+        let open = |key: &[u8; 32]| {
+            let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
+            let mut text = text.to_vec();
+            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+            let key = RandomizedNonceKey::new(&AES_256_GCM, key).ok()?;
+            Some(key.open_in_place(nonce, Aad::empty(), &mut text).ok()?.to_vec())
+        };
+        open(&self.current).or_else(|| self.previous.as_ref().and_then(open))
+    }
 }
 
 fn mac(key: &[u8; 32], parts: &[&[u8]]) -> Hmac<Sha256> {
@@ -81,6 +104,23 @@ mod tests {
         assert!(!keys.derive("reset", b"1").verify(&[b"ab", b"c"], &tag));
         assert!(!keys.derive("refresh", b"1").verify(&[b"a", b"bc"], &tag));
         assert!(!keys.derive("refresh", b"1").verify(&[b"ab", b"c"], &tag[..31]));
+    }
+
+    #[test]
+    fn what_is_sealed_is_opened_by_its_key_only() {
+        let keys = ServerKeys::new(b"a root secret of at least 32 bytes", None);
+        let sealed = keys.derive("totp", b"1").seal(b"secret").unwrap();
+        assert_eq!(keys.derive("totp", b"1").open(&sealed).as_deref(), Some(b"secret".as_slice()));
+        assert_ne!(sealed, keys.derive("totp", b"1").seal(b"secret").unwrap(), "the nonce is never the same");
+        assert_eq!(keys.derive("totp", b"2").open(&sealed), None);
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert_eq!(keys.derive("totp", b"1").open(&changed), None, "byte {at}");
+        }
+        assert_eq!(keys.derive("totp", b"1").open(&sealed[..10]), None);
+        let rotated = ServerKeys::new(b"another root secret, 32 bytes long", Some(b"a root secret of at least 32 bytes"));
+        assert_eq!(rotated.derive("totp", b"1").open(&sealed).as_deref(), Some(b"secret".as_slice()));
     }
 
     #[test]

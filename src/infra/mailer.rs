@@ -157,6 +157,7 @@ fn page(purpose: Purpose) -> &'static str {
     match purpose {
         Purpose::PasswordReset => "/reset-password",
         Purpose::EmailVerification | Purpose::EmailChange => "/verify-email",
+        Purpose::TotpEnrolment => "/admin/enrol",
     }
 }
 

@@ -17,6 +17,7 @@ pub mod even_time;
 pub mod events;
 pub mod fail_point;
 pub mod gates;
+pub mod key_sighting;
 pub mod keys;
 pub mod mail_text;
 pub mod mailer;

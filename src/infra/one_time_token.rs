@@ -19,16 +19,19 @@ pub enum Purpose {
     EmailVerification,
     PasswordReset,
     EmailChange,
+    /// A second factor for the operators' pages.
+    TotpEnrolment,
 }
 
 impl Purpose {
-    const ALL: [Purpose; 3] = [Purpose::EmailVerification, Purpose::PasswordReset, Purpose::EmailChange];
+    const ALL: [Purpose; 4] = [Purpose::EmailVerification, Purpose::PasswordReset, Purpose::EmailChange, Purpose::TotpEnrolment];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Purpose::EmailVerification => "email_verification",
             Purpose::PasswordReset => "password_reset",
             Purpose::EmailChange => "email_change",
+            Purpose::TotpEnrolment => "totp_enrolment",
         }
     }
 
@@ -37,6 +40,7 @@ impl Purpose {
         match self {
             Purpose::EmailVerification | Purpose::EmailChange => TimeDelta::hours(24),
             Purpose::PasswordReset => TimeDelta::minutes(30),
+            Purpose::TotpEnrolment => TimeDelta::hours(1),
         }
     }
 
@@ -44,7 +48,7 @@ impl Purpose {
     fn live(self) -> i64 {
         match self {
             Purpose::EmailVerification | Purpose::PasswordReset => 3,
-            Purpose::EmailChange => 1,
+            Purpose::EmailChange | Purpose::TotpEnrolment => 1,
         }
     }
 }

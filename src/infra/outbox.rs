@@ -209,6 +209,69 @@ pub async fn update_given_up(conn: &mut AsyncPgConnection, id: Uuid, now: DateTi
         .await
 }
 
+/// A row that is late or was given up, for operators; its payload stays where it is.
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = outbox)]
+pub struct Stuck {
+    pub id: Uuid,
+    pub lane: String,
+    pub routing_key: Option<String>,
+    pub user_id: Option<Uuid>,
+    pub attempts: i32,
+    pub created_at: DateTime<Utc>,
+    pub next_attempt_at: DateTime<Utc>,
+    pub failed_at: Option<DateTime<Utc>>,
+    pub last_error: Option<String>,
+}
+
+/// Rows that were given up, the newest first, and then those that wait though they were tried.
+pub async fn list_stuck(conn: &mut AsyncPgConnection, limit: i64) -> QueryResult<Vec<Stuck>> {
+    let failed = outbox::table.filter(outbox::failed_at.is_not_null()).order(outbox::failed_at.desc()).limit(limit);
+    let mut stuck = failed.select(Stuck::as_select()).load(conn).await?;
+    for lane in [Lane::Amqp, Lane::Smtp, Lane::Cache] {
+        let waiting =
+            outbox::table.filter(outbox::lane.eq(lane.as_str())).filter(outbox::done_at.is_null().and(outbox::failed_at.is_null()));
+        let tried = waiting.filter(outbox::attempts.gt(0)).order(outbox::next_attempt_at).limit(limit);
+        stuck.extend(tried.select(Stuck::as_select()).load(conn).await?);
+    }
+    stuck.truncate(usize::try_from(limit).unwrap_or_default());
+    Ok(stuck)
+}
+
+/// How many rows were given up.
+pub async fn count_failed(conn: &mut AsyncPgConnection) -> QueryResult<i64> {
+    outbox::table.filter(outbox::failed_at.is_not_null()).count().get_result(conn).await
+}
+
+/// Has a row that is not sent tried again now.
+pub async fn update_due(conn: &mut AsyncPgConnection, id: Uuid, now: DateTime<Utc>) -> QueryResult<usize> {
+    diesel::update(outbox::table.find(id).filter(outbox::done_at.is_null()))
+        .set((outbox::failed_at.eq(None::<DateTime<Utc>>), outbox::next_attempt_at.eq(now)))
+        .execute(conn)
+        .await
+}
+
+/// A mail of a user, sent or not.
+#[derive(Debug, Queryable)]
+pub struct Mail {
+    pub payload: Vec<u8>,
+    pub created_at: DateTime<Utc>,
+    pub done_at: Option<DateTime<Utc>>,
+    pub failed_at: Option<DateTime<Utc>>,
+    pub attempts: i32,
+    pub last_error: Option<String>,
+}
+
+/// The newest mails: to one user, or to all. What was sent longer than a day ago is gone.
+pub async fn list_mails(conn: &mut AsyncPgConnection, user_id: Option<Uuid>, email_key: &str, limit: i64) -> QueryResult<Vec<Mail>> {
+    let mut mails = outbox::table.filter(outbox::routing_key.eq(email_key)).into_boxed();
+    if let Some(user_id) = user_id {
+        mails = mails.filter(outbox::user_id.eq(user_id));
+    }
+    let columns = (outbox::payload, outbox::created_at, outbox::done_at, outbox::failed_at, outbox::attempts, outbox::last_error);
+    mails.order(outbox::created_at.desc()).limit(limit).select(columns).load(conn).await
+}
+
 /// Deletes rows that were sent longer than a day ago, at most `limit`; returns how many.
 pub async fn delete_done(conn: &mut AsyncPgConnection, now: DateTime<Utc>, limit: i64) -> QueryResult<usize> {
     let old = outbox::table.filter(outbox::done_at.lt(now - Duration::days(1))).select(outbox::id).limit(limit).load::<Uuid>(conn).await?;

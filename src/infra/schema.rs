@@ -37,6 +37,16 @@ diesel::table! {
 }
 
 diesel::table! {
+    key_sightings (fingerprint) {
+        fingerprint -> Bytea,
+        kind -> Text,
+        name -> Text,
+        first_seen_at -> Timestamptz,
+        last_used_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     one_time_tokens (id) {
         id -> Uuid,
         purpose -> Text,
@@ -122,6 +132,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    recovery_codes (user_id, code_hmac) {
+        user_id -> Uuid,
+        code_hmac -> Bytea,
+        used_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     sessions (id) {
         id -> Uuid,
         user_id -> Uuid,
@@ -140,11 +158,34 @@ diesel::table! {
 }
 
 diesel::table! {
+    staff_sessions (token_sha256) {
+        token_sha256 -> Bytea,
+        user_id -> Uuid,
+        epoch -> Int4,
+        ip -> Nullable<Text>,
+        user_agent -> Nullable<Text>,
+        created_at -> Timestamptz,
+        last_used_at -> Timestamptz,
+        expires_at -> Timestamptz,
+        second_factor_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     throttles (name, key_hmac) {
         name -> Text,
         key_hmac -> Bytea,
         window_start -> Timestamptz,
         count -> Int8,
+    }
+}
+
+diesel::table! {
+    totp (user_id) {
+        user_id -> Uuid,
+        secret_sealed -> Bytea,
+        last_step -> Int8,
+        enrolled_at -> Timestamptz,
     }
 }
 
@@ -174,19 +215,26 @@ diesel::joinable!(credentials -> users (user_id));
 diesel::joinable!(one_time_tokens -> users (user_id));
 diesel::joinable!(preferences -> users (user_id));
 diesel::joinable!(push_tokens -> users (user_id));
+diesel::joinable!(recovery_codes -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
+diesel::joinable!(staff_sessions -> users (user_id));
+diesel::joinable!(totp -> users (user_id));
 
 diesel::allow_tables_to_appear_in_same_query!(
     audit_log,
     credentials,
     idempotency_keys,
+    key_sightings,
     one_time_tokens,
     outbox,
     preferences,
     push_inbox,
     push_suspects,
     push_tokens,
+    recovery_codes,
     sessions,
+    staff_sessions,
     throttles,
+    totp,
     users,
 );

@@ -16,7 +16,7 @@ use crate::infra::password_hash::PasswordHasher;
 
 pub use change::{Checked, NewPassword, change, check_current};
 pub use policy::Password;
-pub use reset::{confirm_reset, request_reset};
+pub use reset::{confirm_reset, request_reset, send_reset_link};
 
 /// Judges a new password in the queue of the hashes, because a hostile one takes about as long.
 pub async fn choose(hasher: &PasswordHasher, text: String, personal: Vec<String>) -> Result<Result<Password, &'static str>> {
@@ -53,7 +53,7 @@ pub struct Typed {
 
 impl Typed {
     /// Judges it, and hashes it if it will do; `personal` is what must not be in it.
-    async fn hash(self, hasher: &PasswordHasher, personal: Vec<String>) -> Result<String> {
+    pub async fn hash(self, hasher: &PasswordHasher, personal: Vec<String>) -> Result<String> {
         let mut problems = Problems::default();
         if self.confirm != self.password {
             problems.add("password_confirm", "must be the same as password");

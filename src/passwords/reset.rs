@@ -31,7 +31,8 @@ pub async fn request_reset(tx: &mut Tx, email: &EmailAddress, keys: &ServerKeys,
     }
 }
 
-async fn send_reset_link(tx: &mut Tx, card: &Card, config: &Config, cause: &Cause) -> Result<()> {
+/// Mails the link, in the caller's transaction.
+pub async fn send_reset_link(tx: &mut Tx, card: &Card, config: &Config, cause: &Cause) -> Result<()> {
     audit::record(tx, cause, Action::PasswordResetRequested, card.user_id).await?;
     mailer::send_link(tx, Template::PasswordReset, Purpose::PasswordReset, card.recipient(), config, cause).await
 }

@@ -121,6 +121,7 @@ fn routes(
             }
             if role.has_api() {
                 pages(config);
+                admin::pages::configure(config);
             }
         })
         .default_service(actix_web::web::to(|| async { Err::<String, _>(nothing_here()) }))
@@ -130,6 +131,7 @@ fn routes(
 fn pages(config: &mut ServiceConfig) {
     use actix_web::web::{get, post, resource};
     config
+        .service(resource("/").route(get().to(admin::pages::home::show_home)))
         .service(resource("/.well-known/jwks.json").route(get().to(jwks::get_jwks)))
         .service(resource(page::STYLE_PATH).route(get().to(page::style)))
         .service(

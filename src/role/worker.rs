@@ -6,6 +6,7 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::supervisor::Supervisor;
+use crate::access::staff;
 use crate::amqp::consumer::{Consumer as _, consume};
 use crate::amqp::publisher::Publisher;
 use crate::amqp::relay::{Sender, relay};
@@ -99,8 +100,9 @@ async fn purge(app: App, stop: CancellationToken) -> Result<()> {
                 let links = one_time_token::delete_old(conn, now, PURGE_BATCH).await?;
                 let entries = audit::delete_old(conn, now, PURGE_BATCH).await?;
                 let settled = push::delete_old(conn, retention, now, PURGE_BATCH).await?;
+                let visits = staff::delete_old(conn, now, PURGE_BATCH).await?;
                 let answers = idempotency::delete_old(conn, now, PURGE_BATCH).await?;
-                Ok([sent, windows, ended, links, entries, settled, answers].into_iter().max().unwrap_or_default())
+                Ok([sent, windows, ended, links, entries, settled, visits, answers].into_iter().max().unwrap_or_default())
             }
             .boxed()
         });

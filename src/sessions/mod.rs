@@ -11,7 +11,7 @@ mod store;
 
 pub use ending::{SignOut, Summary, list, revoke, sign_out};
 pub use refresh::{Refreshed, refresh};
-pub use sign_in::{Verified, sign_in, verify};
+pub use sign_in::{Verified, settle, sign_in, verify};
 
 use std::time::Duration;
 

@@ -83,7 +83,7 @@ pub async fn verify(app: &App, email: &str, password: Password, cause: &Cause) -
     let recorded = record_failure(app, attempt, refused, cause).await;
     even_time::wait(arrived, app.config.identity.even_answer).await;
     recorded?;
-    Err(Error::new(Code::InvalidCredentials, "Address or password are wrong, or the account is not active."))
+    Err(Code::InvalidCredentials.into())
 }
 
 /// A newer hash, where the one of before is of an older scheme or a lower cost.
@@ -97,15 +97,28 @@ async fn rehash(app: &App, fit: Fit, password: Password, old: Option<String>) ->
     }
 }
 
-/// Opens a session for somebody who was verified.
-pub async fn sign_in(tx: &mut Tx, keys: &ServerKeys, verified: Verified, lifetime: Lifetime, cause: Cause) -> Result<(Card, Opened)> {
+impl Verified {
+    /// Whose password it was.
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+}
+
+/// What follows from a right password: failures are forgotten, and an outdated hash is replaced.
+pub async fn settle(tx: &mut Tx, keys: &ServerKeys, verified: Verified, cause: &Cause) -> Result<Card> {
     let Verified { card, account_key, rehashed } = verified;
-    let cause = cause.by(Actor::User(card.user_id));
     throttle::delete_count(tx, keys, ACCOUNT_LIMIT, &account_key).await?;
     throttle::delete_count(tx, keys, FAILURES, &card.user_id.to_string()).await?;
     if let Some((old, new)) = rehashed {
         passwords::replace_hash(tx, card.user_id, &old, &new, cause.at).await?;
     }
+    Ok(card)
+}
+
+/// Opens a session for somebody who was verified.
+pub async fn sign_in(tx: &mut Tx, keys: &ServerKeys, verified: Verified, lifetime: Lifetime, cause: Cause) -> Result<(Card, Opened)> {
+    let cause = cause.by(Actor::User(verified.card.user_id));
+    let card = settle(tx, keys, verified, &cause).await?;
     audit::record(tx, &cause, Action::SignedIn, card.user_id).await?;
     // Under the epoch that the password was read in: a change in between leaves this session dead.
     let opened = open(tx, card.user_id, card.session_epoch, lifetime, &cause).await?;

@@ -6,7 +6,7 @@ mod register;
 mod store;
 
 pub use profile::{ProfileChange, change_profile, deactivate};
-pub use register::{Registered, Registration, register};
+pub use register::{Registered, Registration, create, register};
 
 use unicode_normalization::UnicodeNormalization as _;
 

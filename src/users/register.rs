@@ -63,8 +63,8 @@ pub async fn register(tx: &mut Tx, registration: Registration, keys: &ServerKeys
     Ok(Registered { card: Some(card), session })
 }
 
-/// `None`: the address is taken, also by an account that was deactivated.
-async fn create(tx: &mut Tx, registration: Registration, cause: &Cause) -> Result<Option<Card>> {
+/// Only the account, which nobody hears of. `None`: the address is taken, also by an account that was deactivated.
+pub async fn create(tx: &mut Tx, registration: Registration, cause: &Cause) -> Result<Option<Card>> {
     let (user_id, now) = (Uuid::now_v7(), cause.at);
     if let Some(token) = &registration.push_token {
         let users = push_tokens::lock(tx, user_id, token).await?;

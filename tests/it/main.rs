@@ -18,6 +18,7 @@ mod idempotency;
 mod inbox;
 mod keys;
 mod mail;
+mod operators;
 mod passwords;
 mod preferences;
 mod profile;

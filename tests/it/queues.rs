@@ -27,7 +27,7 @@ async fn consumes_as_it_is(arguments: FieldTable) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_durable_request_queue_is_consumed_as_it_is() {
-    consumes_as_it_is(FieldTable::default()).await;
+    Box::pin(consumes_as_it_is(FieldTable::default())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,14 +35,14 @@ async fn a_priority_queue_with_a_dead_letter_exchange_is_consumed_as_it_is() {
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-priority".into(), AMQPValue::LongInt(10));
     arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("somebodys.dlx".into()));
-    consumes_as_it_is(arguments).await;
+    Box::pin(consumes_as_it_is(arguments)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quorum_queue_of_another_is_consumed_as_it_is() {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    consumes_as_it_is(arguments).await;
+    Box::pin(consumes_as_it_is(arguments)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

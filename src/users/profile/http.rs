@@ -179,7 +179,7 @@ pub async fn deactivate_user(
 ) -> Result<Answer<Reply<Nothing>>> {
     let writing = idempotency.write(&app, origin.of(session), move |tx, cause| {
         async move {
-            super::deactivate(tx, session.user_id, cause).await?;
+            super::deactivate(tx, session.user_id, None, cause).await?;
             Ok(Reply::new("Deactivated", Nothing {}))
         }
         .boxed()

@@ -2,6 +2,7 @@
 
 pub mod http;
 
+use serde_json::Map;
 use uuid::Uuid;
 
 use super::store;
@@ -59,12 +60,18 @@ pub async fn change_profile(
 /// Ends the account softly: sessions end, the push token is retired, the row stays.
 ///
 /// The address stays taken: who comes back is made active again by an operator, or erased first.
-pub async fn deactivate(tx: &mut Tx, user_id: Uuid, cause: &Cause) -> Result<()> {
-    find_locked(tx, user_id).await?;
+pub async fn deactivate(tx: &mut Tx, user_id: Uuid, reason: Option<&str>, cause: &Cause) -> Result<()> {
+    let before = find_locked(tx, user_id).await?;
+    if before.is_staff {
+        access::staff::keep_an_admin(tx, user_id).await?;
+    }
     store::update_deactivated(tx, user_id, cause.at).await?;
     push_tokens::clear(tx, user_id, "deactivated", cause).await?;
     let card = access::end_sessions(tx, user_id, "deactivated", cause).await?;
-    audit::record(tx, cause, Action::Deactivated, user_id).await?;
+    match reason {
+        Some(reason) => audit::record_with(tx, cause, Action::Deactivated, Some(user_id), reason, Map::new()).await?,
+        None => audit::record(tx, cause, Action::Deactivated, user_id).await?,
+    }
     events::announce(tx, cause, [Event::new(EventType::UserDeactivated, user_id, card.version)]).await
 }
 

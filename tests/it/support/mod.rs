@@ -1,6 +1,7 @@
 //! A service of its own for each test: a fresh database, a Redis prefix, queue names, a port.
 
 pub mod broker;
+pub mod browser;
 pub mod client;
 pub mod mangler;
 pub mod smtp;

@@ -1,0 +1,215 @@
+//! How operators come in: a password, then a code; and how they get there, by the command line's link.
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use serde_json::Map;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{staff_store as store, totp};
+use crate::access::staff::{self, StaffSession, StaffToken};
+use crate::app::App;
+use crate::card::email_address::EmailAddress;
+use crate::card::{self, Card, Preferences};
+use crate::config::Rate;
+use crate::error::{Code, Error, Result};
+use crate::infra::audit::{self, Action};
+use crate::infra::cause::{Actor, Cause};
+use crate::infra::db::Tx;
+use crate::infra::keys::ServerKeys;
+use crate::infra::one_time_token::{self, Purpose, Token};
+use crate::infra::{even_time, throttle};
+use crate::passwords::{self, Password, Typed};
+use crate::users::Registration;
+use crate::{addresses, sessions, users};
+
+/// A code has a million values and three are right at a time: five tries in five minutes take centuries.
+const CODE_LIMIT: Rate = Rate { count: 5, window: Duration::from_secs(300) };
+
+/// How an entry of the audit log tells a sign-in here from one at the API.
+const HERE: &str = "operators_pages";
+
+/// Checks address and password as the API does, and opens a session that still lacks its second factor.
+///
+/// Who is no staff gets the answer of a wrong password.
+pub async fn sign_in(app: &App, email: &str, password: &str, before: StaffToken, cause: Cause) -> Result<StaffToken> {
+    let arrived = Instant::now();
+    let verified = sessions::verify(app, email, Password::typed(password), &cause).await?;
+    if !verified.card().is_staff {
+        even_time::wait(arrived, app.config.identity.even_answer).await;
+        return Err(Code::InvalidCredentials.into());
+    }
+    let cause = cause.by(Actor::Admin(verified.card().user_id));
+    let keys = app.keys.clone();
+    let writing = app.db.write(move |tx| {
+        async move {
+            let card = sessions::settle(tx, &keys, verified, &cause).await?;
+            audit::record_with(tx, &cause, Action::SignedIn, Some(card.user_id), HERE, Map::new()).await?;
+            staff::open(tx, &card, false, &before, &cause).await
+        }
+        .boxed()
+    });
+    writing.await
+}
+
+/// Checks a code, or a recovery code, and opens the session that has its second factor.
+pub async fn prove(app: &App, session: StaffSession, code: &str, before: StaffToken, cause: Cause) -> Result<StaffToken> {
+    let (keys, user_id, code) = (app.keys.clone(), session.user_id, code.to_owned());
+    let counting = {
+        let (keys, at) = (keys.clone(), cause.at);
+        let user = user_id.to_string();
+        app.db.read(move |conn| async move { throttle::count(conn, &keys, "SECOND_FACTOR", &user, Some(CODE_LIMIT), at).await }.boxed())
+    };
+    counting.await?;
+    let writing = app.db.write(move |tx| {
+        async move {
+            let Some(way) = accept(tx, &keys, user_id, &code, &cause).await? else {
+                audit::record(tx, &cause, Action::SecondFactorRefused, user_id).await?;
+                return Ok(None);
+            };
+            audit::record_with(tx, &cause, Action::SecondFactorAccepted, Some(user_id), way, Map::new()).await?;
+            throttle::delete_count(tx, &keys, "SECOND_FACTOR", &user_id.to_string()).await?;
+            let card = find(tx, user_id).await?;
+            Ok(Some(staff::open(tx, &card, true, &before, &cause).await?))
+        }
+        .boxed()
+    });
+    writing.await?.ok_or_else(|| Error::field("code", "is not the one that is due, or was used before"))
+}
+
+/// Uses the code up, and tells what it was.
+async fn accept(tx: &mut Tx, keys: &ServerKeys, user_id: Uuid, code: &str, cause: &Cause) -> Result<Option<&'static str>> {
+    let Some(sealed) = store::find_totp(tx, user_id).await? else { return Ok(None) };
+    let secret = keys.derive("totp", user_id.as_bytes()).open(&sealed);
+    let secret = secret.ok_or_else(|| Error::internal("a second factor was sealed under a secret that is gone: admin reset mends it"))?;
+    if let Some(step) = totp::find_step(&secret, code, cause.at.timestamp().unsigned_abs())? {
+        return Ok(store::update_step(tx, user_id, step).await?.then_some("code"));
+    }
+    let used = store::update_code_used(tx, user_id, &code_hmac(keys, user_id, code), cause.at).await?;
+    Ok(used.then_some("recovery_code"))
+}
+
+fn code_hmac(keys: &ServerKeys, user_id: Uuid, code: &str) -> [u8; 32] {
+    keys.derive("recovery-code", user_id.as_bytes()).authenticate(&[totp::normalised(code).as_bytes()])
+}
+
+/// Somebody staff who holds the command line's link, and the secret that his phone is to have.
+pub struct Enrolment {
+    token: Token,
+    pub user: Card,
+    secret: [u8; totp::SECRET_BYTES],
+}
+
+impl Enrolment {
+    /// The secret to be typed, and its picture as SVG.
+    pub fn invitation(&self, issuer: &str) -> Result<(String, String)> {
+        totp::invitation(&self.secret, issuer, &self.user.email)
+    }
+}
+
+/// Whom a link is for; looking at it uses nothing up.
+pub async fn open_enrolment(app: &App, text: String, cause: &Cause) -> Result<Enrolment> {
+    let token = addresses::open_link(app, text, &[Purpose::TotpEnrolment], cause).await?;
+    let user_id = token.user_id;
+    let user = app.db.read(move |conn| async move { card::find(conn, user_id).await }.boxed()).await?;
+    let user = user.filter(|card| card.is_active && card.is_staff).ok_or(Code::InvalidToken)?;
+    // Made of the link, so that nothing is kept of who only looks.
+    let made = app.keys.derive("totp-enrolment", token.id.as_bytes()).authenticate(&[user_id.as_bytes()]);
+    let mut secret = [0; totp::SECRET_BYTES];
+    secret.copy_from_slice(&made[..totp::SECRET_BYTES]);
+    Ok(Enrolment { token, user, secret })
+}
+
+/// Takes a second factor on, proven by its first code; returns the recovery codes, which nobody sees again.
+pub async fn enrol(app: &App, enrolment: Enrolment, code: &str, cause: Cause) -> Result<Vec<String>> {
+    let Enrolment { token, user, secret } = enrolment;
+    let step = totp::find_step(&secret, code, cause.at.timestamp().unsigned_abs())?;
+    let step = step.ok_or_else(|| Error::field("code", "is not the one that is due: is the phone's clock right?"))?;
+    let (codes, keys, user_id) = (totp::recovery_codes()?, app.keys.clone(), user.user_id);
+    let hmacs: Vec<[u8; 32]> = codes.iter().map(|code| code_hmac(&keys, user_id, code)).collect();
+    let sealed = keys.derive("totp", user_id.as_bytes()).seal(&secret)?;
+    let cause = cause.by(Actor::Admin(user_id));
+    let writing = app.db.write(move |tx| {
+        async move {
+            if !one_time_token::update_used(tx, token.id, cause.at).await? {
+                return Err(Code::InvalidToken.into());
+            }
+            store::delete_second_factor(tx, user_id).await?;
+            store::upsert_totp(tx, user_id, &sealed, step, cause.at).await?;
+            store::insert_recovery_codes(tx, user_id, &hmacs).await?;
+            Ok(audit::record(tx, &cause, Action::SecondFactorEnrolled, user_id).await?)
+        }
+        .boxed()
+    });
+    writing.await?;
+    Ok(codes)
+}
+
+/// Makes an admin with a proven address; returns the link that enrols his second factor.
+pub async fn create(app: &App, email: EmailAddress, name: String, password: String) -> Result<String> {
+    let password_hash = hash(app, password, vec![name.clone(), email.as_str().to_owned()]).await?;
+    let cause = Cause::without_request(Actor::Operator, app.clock.now());
+    let preferences = Preferences { email: true, push: true };
+    let registration = Registration { name, email: email.clone(), password_hash, push_token: None, preferences };
+    let writing = app.worker_db.write(move |tx| {
+        async move {
+            let Some(card) = users::create(tx, registration, &cause).await? else {
+                return Err(Error::field("email", "is an account's already: let an admin grant staff to it at /admin/users"));
+            };
+            audit::record(tx, &cause, Action::Registered, card.user_id).await?;
+            addresses::mark_verified(tx, card.user_id, email.as_str(), &cause).await?;
+            super::grant_staff(tx, card.user_id, &cause).await?;
+            invite(tx, &card, &cause).await
+        }
+        .boxed()
+    });
+    let token = writing.await?;
+    Ok(link(app, &token))
+}
+
+/// For an admin who lost his phone, or his password as well: ends his sessions, forgets his second factor, sets the
+/// password if there is one; returns the link that enrols anew.
+pub async fn reset(app: &App, user: Card, password: Option<String>) -> Result<String> {
+    if !user.is_staff {
+        return Err(Error::field("email", "is no admin's"));
+    }
+    let new_hash = match password {
+        Some(password) => Some(hash(app, password, vec![user.name.clone(), user.email.clone()]).await?),
+        None => None,
+    };
+    let cause = Cause::without_request(Actor::Operator, app.clock.now());
+    let writing = app.worker_db.write(move |tx| {
+        async move {
+            store::delete_second_factor(tx, user.user_id).await?;
+            staff::end_all(tx, user.user_id).await?;
+            if let Some(new_hash) = new_hash {
+                passwords::store_hash(tx, user.user_id, &new_hash, cause.at).await?;
+                crate::access::end_sessions(tx, user.user_id, "password_reset", &cause).await?;
+                audit::record(tx, &cause, Action::PasswordReset, user.user_id).await?;
+            }
+            audit::record(tx, &cause, Action::SecondFactorReset, user.user_id).await?;
+            invite(tx, &user, &cause).await
+        }
+        .boxed()
+    });
+    let token = writing.await?;
+    Ok(link(app, &token))
+}
+
+async fn hash(app: &App, password: String, personal: Vec<String>) -> Result<String> {
+    Typed { confirm: password.clone(), password }.hash(&app.hasher, personal).await
+}
+
+async fn invite(tx: &mut Tx, card: &Card, cause: &Cause) -> Result<Token> {
+    let id = one_time_token::insert(tx, Purpose::TotpEnrolment, card.user_id, &card.email, cause.at).await?;
+    one_time_token::list(tx, &[id]).await?.pop().ok_or_else(|| Error::internal("a link vanished inside a transaction"))
+}
+
+fn link(app: &App, token: &Token) -> String {
+    format!("{}/admin/enrol?token={}", app.config.mail.public_base_url, token.seal(&app.keys))
+}
+
+async fn find(tx: &mut Tx, user_id: Uuid) -> Result<Card> {
+    card::find(tx, user_id).await?.ok_or_else(|| Code::UserNotFound.into())
+}
