@@ -27,6 +27,12 @@ demo: services ## Against the running service: a delivery, a skip and a dead let
 	@cargo build --quiet --example demo
 	@$(WITH_ENV) BASE_URL=$${BASE_URL:-http://localhost:$${PORT:-8000}} target/debug/examples/demo
 
+.PHONY: admin
+admin: services ## Make an admin for /admin/: make admin EMAIL=you@example.com
+	@[ -n "$(EMAIL)" ] || { echo 'make admin EMAIL=you@example.com' >&2; exit 2; }
+	@cargo build --quiet --bin user-service
+	@$(WITH_ENV) target/debug/user-service admin create --email "$(EMAIL)"
+
 .PHONY: stop
 stop: ## Stop PostgreSQL, Redis and RabbitMQ; their data stays
 	@scripts/services down

@@ -5,14 +5,26 @@ use std::time::Duration;
 
 use lapin::BasicProperties;
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
+use crate::support::browser::Browser;
 use crate::support::{Client, PASSWORD, SECRET, Services, TestApp, eventually};
 
 fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_user-service"));
     command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
     command
+}
+
+/// With something at its standard input.
+async fn run_fed(arguments: &[&str], variables: &[(&'static str, String)], input: &str) -> (Option<i32>, String, String) {
+    let mut command = binary();
+    command.args(arguments).envs(variables.iter().cloned()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    process.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
+    let Output { status, stdout, stderr } = process.wait_with_output().await.unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
 async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
@@ -34,6 +46,48 @@ async fn a_bad_configuration_is_one_message_exit_code_2_and_no_connection() {
     let good = [("JWT_SECRET", SECRET), ("DATABASE_URL", "postgres://nowhere.invalid/d"), ("REDIS_URL", "redis://nowhere.invalid")];
     assert_eq!(run(&["config", "check", "--role", "api"], &good).await.0, Some(0));
     assert_eq!(run(&["config", "check"], &good).await.0, Some(2), "a worker needs the broker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_is_made_by_a_password_from_standard_input_and_reset_by_a_link() {
+    let app = TestApp::api().await;
+    let variables = app.variables();
+    let create = ["admin", "create", "--email", "grace@example.com", "--password-stdin"];
+    for (input, told) in [("short\n", "password must be at least 8 characters"), ("12345678901\n", "password must not be digits only")] {
+        let (code, stdout, stderr) = run_fed(&create, &variables, input).await;
+        assert_eq!((code, stdout.as_str()), (Some(1), ""));
+        assert!(stderr.contains(told), "{stderr}");
+    }
+    let (code, _, stderr) = run_fed(&["admin", "create", "--email", "grace"], &variables, "").await;
+    assert!(code == Some(1) && stderr.contains("no address of mail"), "{stderr}");
+    // One newline is the terminal's; the second belongs to the password.
+    let (code, stdout, stderr) = run_fed(&create, &variables, "Correct Horse 7\n\n").await;
+    assert!(code == Some(0) && stdout.contains("/admin/enrol?token=v1."), "{stdout}{stderr}");
+    assert!(!stdout.contains("Correct Horse") && !stderr.contains("Correct Horse"));
+    let login = async |password: &str| {
+        let body = json!({"email": "grace@example.com", "password": password});
+        app.client.post("/api/v1/auth/login/", body).await.status
+    };
+    assert_eq!((login("Correct Horse 7").await, login("Correct Horse 7\n").await), (401, 200));
+    let (code, _, stderr) = run_fed(&create, &variables, "Correct Horse 7\n").await;
+    assert!(code == Some(1) && stderr.contains("email is an account's already"), "{stderr}");
+
+    let link = |stdout: &str| stdout.lines().find(|line| line.contains("/admin/enrol")).unwrap().trim().to_owned();
+    let mut browser = Browser::new(&app.client.base);
+    browser.enrol(&app, &link(&stdout)).await;
+    let reset = ["admin", "reset", "--email", "grace@example.com"];
+    let (code, stdout, stderr) = run_fed(&reset, &variables, "").await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(app.count("SELECT count(*) AS n FROM totp").await + app.count("SELECT count(*) AS n FROM recovery_codes").await, 0);
+    browser.enrol(&app, &link(&stdout)).await;
+    let with_password = ["admin", "reset", "--email", "grace@example.com", "--password-stdin"];
+    assert_eq!(run_fed(&with_password, &variables, "Another Horse 8\n").await.0, Some(0));
+    assert_eq!((login("Correct Horse 7\n").await, login("Another Horse 8").await), (401, 200));
+
+    let user = app.client.register("Ada").await;
+    let (code, _, stderr) = run_fed(&["admin", "reset", "--email", &user.email], &variables, "").await;
+    assert!(code == Some(1) && stderr.contains("is no admin's"), "{stderr}");
+    app.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
