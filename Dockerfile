@@ -2,10 +2,10 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /build
 # Dependencies first, against empty sources: this layer lasts until Cargo.lock changes.
-COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src benches \
- && echo 'fn main() {}' | tee src/main.rs benches/throughput.rs >/dev/null && touch src/lib.rs \
- && mkdir -p tests/it tests/chaos && touch tests/it/main.rs tests/chaos/main.rs \
+COPY Cargo.toml Cargo.lock askama.toml ./
+RUN mkdir -p src benches/throughput tests/it tests/chaos tests/timing \
+ && echo 'fn main() {}' | tee src/main.rs benches/throughput/main.rs >/dev/null && touch src/lib.rs \
+ && touch tests/it/main.rs tests/chaos/main.rs tests/timing/main.rs \
  && cargo build --release --locked --bin user-service
 COPY migrations migrations
 COPY src src

@@ -38,7 +38,7 @@ stop: ## Stop PostgreSQL, Redis and RabbitMQ; their data stays
 	@scripts/services down
 
 .PHONY: check
-check: fmt-check lint doc deny schema-check test ## All that CI runs
+check: fmt-check lint doc deny deploy-check schema-check test ## All that CI runs
 
 .PHONY: test
 test: unit integration clients browser fuzz-short chaos-short ## Every test there is, on the real services
@@ -119,6 +119,15 @@ deny: ## Licences, sources, banned crates; advisories where their database can b
 	@scripts/tools cargo-deny
 	@.local/tools/bin/cargo-deny --log-level error check bans licenses sources
 	@scripts/advisories
+
+.PHONY: deploy-check
+deploy-check: ## Workflows, Kubernetes objects, compose file and systemd unit against their schemas
+	@scripts/deploy-check
+
+.PHONY: hooks
+hooks: ## Have git check format and lints before each commit
+	@git config core.hooksPath scripts/hooks
+	@echo "git runs scripts/hooks/pre-commit from now on"
 
 .PHONY: migrate
 migrate: services ## Apply the migrations to the development database

@@ -322,3 +322,23 @@ fn every_variable_is_named_in_the_example_file() {
     assert!(found > 30, "the variables were not found");
     assert_none(&missing);
 }
+
+/// An image is built from what the Dockerfile copies out of what .dockerignore lets in; nobody builds one on each change.
+#[test]
+fn the_image_is_given_what_the_build_reads() {
+    let read = |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let (dockerfile, ignored, manifest) = (read("Dockerfile"), read(".dockerignore"), read("Cargo.toml"));
+    let copied: Vec<&str> = dockerfile
+        .lines()
+        .filter(|line| line.starts_with("COPY ") && !line.contains("--from"))
+        .flat_map(|line| line.split_whitespace().skip(1))
+        .collect();
+    for needed in ["Cargo.toml", "Cargo.lock", "askama.toml", "migrations", "src"] {
+        assert!(copied.contains(&needed), "the Dockerfile does not copy {needed}");
+        assert!(ignored.lines().any(|line| line == format!("!{needed}")), ".dockerignore keeps {needed} out");
+    }
+    // Cargo refuses a manifest whose targets are not there.
+    for target in manifest.lines().filter_map(|line| line.strip_prefix("path = \"")).map(|path| path.trim_end_matches('"')) {
+        assert!(dockerfile.contains(target), "the Dockerfile makes no empty {target}");
+    }
+}

@@ -153,6 +153,6 @@ fn day(text: &str) -> Result<Option<DateTime<Utc>>, &'static str> {
         .parse::<NaiveDate>()
         .ok()
         .and_then(|day| day.and_hms_opt(0, 0, 0))
-        .filter(|day| (1970..=9999).contains(&chrono::Datelike::year(day)));
+        .filter(|day| (1970..=2999).contains(&chrono::Datelike::year(day)));
     day.map(|day| Some(day.and_utc())).ok_or("must be a day, like 2026-01-31")
 }
