@@ -2,6 +2,7 @@
 
 mod admin;
 mod dead_letters;
+mod doctor;
 mod keys;
 mod users;
 
@@ -9,7 +10,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,13 @@ use crate::role::{self, supervisor};
 ///
 /// Configured by environment variables; .env.example names them all.
 #[derive(Debug, Parser)]
-#[command(name = "user-service", version, about, long_about)]
+#[command(
+    name = "user-service",
+    version,
+    about,
+    long_about,
+    after_help = "Exit codes: 0 done, 1 failed while running, 2 the configuration or the command line cannot work."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -47,6 +54,15 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Look at everything that the service needs, and tell how to mend what is wrong; exit with 1 if something is
+    #[command(
+        after_help = "Examples:\n  user-service doctor\n  user-service doctor --role api --json | jq '.[] | select(.state != \"ok\")'"
+    )]
+    Doctor {
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Make keys
     Keys {
         #[command(subcommand)]
@@ -67,6 +83,9 @@ enum Command {
         #[command(subcommand)]
         command: users::Command,
     },
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  user-service completions bash > /etc/bash_completion.d/user-service")]
+    Completions { shell: clap_complete::Shell },
     /// Exit with 0 if the service on this machine is ready, for container health checks
     Healthcheck,
 }
@@ -91,10 +110,15 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             AccessTokens::new(&config.identity).map_err(|error| anyhow::anyhow!(error.chain()))?;
             print("The configuration is complete.")
         }
+        Command::Doctor { json } => doctor::run(cli.role, json).await,
         Command::Keys { command } => keys::run(command),
         Command::Admin { command } => admin::run(command).await,
         Command::DeadLetters { command } => dead_letters::run(command).await,
         Command::Users { command } => users::run(command).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "user-service", &mut std::io::stdout());
+            Ok(())
+        }
         Command::Healthcheck => healthcheck(Config::port_from_env()?).await,
     }
 }

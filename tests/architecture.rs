@@ -244,7 +244,7 @@ fn only_wire_types_messages_claims_and_cached_values_are_serialised() {
 fn only_the_worker_opens_amqp_connections() {
     let mut broken = Vec::new();
     for source in sources() {
-        if ["infra/broker.rs", "amqp/consumer.rs", "amqp/publisher.rs"].contains(&source.name().as_str()) {
+        if ["infra/broker.rs", "amqp/consumer.rs", "amqp/publisher.rs", "cli/doctor.rs"].contains(&source.name().as_str()) {
             continue;
         }
         for (line, path) in Paths::of(&source.file) {

@@ -59,6 +59,18 @@ pub async fn count(channel: &Channel, queue: &str) -> Result<QueueCounts> {
     Ok(QueueCounts { messages: found.message_count(), consumers: found.consumer_count() })
 }
 
+/// Counts of a queue, if it exists; declares nothing.
+pub async fn find_queue(connection: &Connection, queue: &str) -> Result<Option<QueueCounts>> {
+    let channel = step(connection.create_channel()).await?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let found = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+    match close_after(channel, found).await {
+        Ok(found) => Ok(Some(QueueCounts { messages: found.message_count(), consumers: found.consumer_count() })),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(Error::unavailable(error)),
+    }
+}
+
 async fn ensure_exchange(connection: &Connection, broker: &Broker, name: &str, kind: ExchangeKind) -> Result<()> {
     let declare = async |options| {
         let channel = step(connection.create_channel()).await?;

@@ -181,6 +181,11 @@ impl Cache {
         self.attempt(async |connection| redis::cmd("PING").query_async::<()>(connection).await).await
     }
 
+    /// What Redis says of itself, as `name:value` lines.
+    pub async fn info(&self) -> Result<String, CacheError> {
+        self.attempt(async |connection| redis::cmd("INFO").query_async::<String>(connection).await).await
+    }
+
     fn full(&self, key: &str) -> String {
         format!("{}:v1:{key}", self.prefix)
     }

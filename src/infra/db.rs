@@ -224,6 +224,20 @@ impl Database {
         self.read(|conn| Box::pin(async move { Ok(newest.get_result::<Found>(conn).await?.found) })).await
     }
 
+    /// PostgreSQL's version as it says it, and its clock.
+    pub async fn server(&self) -> Result<(String, chrono::DateTime<chrono::Utc>)> {
+        #[derive(diesel::QueryableByName)]
+        struct Server {
+            #[diesel(sql_type = diesel::sql_types::Text)]
+            version: String,
+            #[diesel(sql_type = diesel::sql_types::Timestamptz)]
+            now: chrono::DateTime<chrono::Utc>,
+        }
+        let asking = diesel::sql_query("SELECT current_setting('server_version') AS version, clock_timestamp() AS now");
+        let server = self.read(|conn| Box::pin(async move { Ok(asking.get_result::<Server>(conn).await?) })).await?;
+        Ok((server.version, server.now))
+    }
+
     /// (connections in use, connections open, the most there may be)
     pub fn usage(&self) -> (usize, usize, usize) {
         let status = self.pool.status();

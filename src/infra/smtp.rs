@@ -49,6 +49,16 @@ impl Smtp {
         Ok(Self { transport: transport.timeout(Some(STEP_TIMEOUT)).build(), from })
     }
 
+    /// Whether the server takes the connection and the credentials.
+    pub async fn test(&self) -> Result<(), SendError> {
+        match tokio::time::timeout(TIMEOUT, self.transport.test_connection()).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(SendError::Down("it does not answer a NOOP".to_owned())),
+            Ok(Err(error)) => Err(SendError::Down(error.to_string())),
+            Err(_late) => Err(SendError::Down("it takes too long".to_owned())),
+        }
+    }
+
     /// Sends a message; repeated, it carries the same Message-ID.
     pub async fn send(&self, message: &Message) -> Result<(), SendError> {
         let never = |error: &dyn std::fmt::Display| SendError::Never(error.to_string());

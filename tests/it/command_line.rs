@@ -91,6 +91,40 @@ async fn an_admin_is_made_by_a_password_from_standard_input_and_reset_by_a_link(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_finds_what_is_wrong_and_how_to_mend_it() {
+    let app = TestApp::start().await;
+    let mut variables = app.variables();
+    variables.push(("BCRYPT_COST", "10".to_owned()));
+    let (code, stdout, stderr) = run_fed(&["doctor", "--json"], &variables, "").await;
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    let found: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let checks: Vec<&str> = found.as_array().unwrap().iter().map(|finding| finding["check"].as_str().unwrap()).collect();
+    for check in ["database", "schema", "clock", "redis", "rabbitmq", "queue", "mail", "hashing", "proxy"] {
+        assert!(checks.contains(&check), "{check}: {stdout}");
+    }
+    assert!(found.as_array().unwrap().iter().all(|finding| finding["state"] != "failure"), "{stdout}");
+
+    app.sql("DELETE FROM __diesel_schema_migrations WHERE version = (SELECT max(version) FROM __diesel_schema_migrations)").await;
+    let broken = [
+        ("REDIS_URL", "redis://:hunter2@127.0.0.1:1"),
+        ("RABBITMQ_URL", "amqp://guest:hunter2@127.0.0.1:1"),
+        ("PUBLIC_BASE_URL", "https://accounts.example.com"),
+    ];
+    variables.extend(broken.map(|(name, value)| (name, value.to_owned())));
+    let (code, stdout, stderr) = run_fed(&["doctor"], &variables, "").await;
+    assert_eq!(code, Some(1));
+    for told in
+        ["failure  schema", "mend: user-service migrate", "warning  redis", "failure  rabbitmq", "warning  proxy", "TRUSTED_PROXY_COUNT=1"]
+    {
+        assert!(stdout.contains(told), "{told}: {stdout}");
+    }
+    assert!(stderr.contains("2 of 9 checks failed"), "{stderr}");
+    assert!(!stdout.contains("hunter2") && !stderr.contains("hunter2"), "a secret is shown: {stdout}{stderr}");
+    assert!(!stdout.contains('\x1b'), "no colours where nobody sees them");
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_made_service_key_is_shown_once_and_opens_the_service() {
     let (code, stdout, _) = run(&["keys", "service", "gateway", "--scope", "users:read"], &[]).await;
     assert_eq!(code, Some(0));
