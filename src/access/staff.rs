@@ -89,13 +89,21 @@ pub async fn find(app: &App, token: &StaffToken, now: DateTime<Utc>) -> Result<O
     reading.await
 }
 
-/// Opens a session, in place of the one that was before: a token never outlives a step of signing in.
-pub async fn open(tx: &mut Tx, card: &Card, has_second_factor: bool, before: &StaffToken, cause: &Cause) -> Result<StaffToken> {
+/// Opens a session that lacks its second factor, in place of the one that was before.
+pub async fn open(tx: &mut Tx, card: &Card, before: &StaffToken, cause: &Cause) -> Result<StaffToken> {
     let token = StaffToken::new()?;
     store::delete_one(tx, &before.sha256()).await?;
-    let second_factor_at = has_second_factor.then_some(cause.at);
-    store::insert(tx, &token.sha256(), card.user_id, card.session_epoch, cause, cause.at + ABSOLUTE, second_factor_at).await?;
+    store::insert(tx, &token.sha256(), card.user_id, card.session_epoch, cause, cause.at + ABSOLUTE, None).await?;
     Ok(token)
+}
+
+/// Exchanges a session for one that has its second factor; `None`: it is gone. The epoch is that of the password: a change in
+/// between leaves this session dead as well.
+pub async fn promote(tx: &mut Tx, user_id: Uuid, before: &StaffToken, cause: &Cause) -> Result<Option<StaffToken>> {
+    let Some(epoch) = store::delete_one(tx, &before.sha256()).await? else { return Ok(None) };
+    let token = StaffToken::new()?;
+    store::insert(tx, &token.sha256(), user_id, epoch, cause, cause.at + ABSOLUTE, Some(cause.at)).await?;
+    Ok(Some(token))
 }
 
 /// Ends the session of a token.

@@ -60,8 +60,9 @@ pub async fn insert(
         .await
 }
 
-pub async fn delete_one(conn: &mut AsyncPgConnection, token_sha256: &[u8]) -> QueryResult<usize> {
-    diesel::delete(staff_sessions::table.find(token_sha256)).execute(conn).await
+/// The epoch that it was opened in; of any number at once exactly one gets it.
+pub async fn delete_one(conn: &mut AsyncPgConnection, token_sha256: &[u8]) -> QueryResult<Option<i32>> {
+    diesel::delete(staff_sessions::table.find(token_sha256)).returning(staff_sessions::epoch).get_result(conn).await.optional()
 }
 
 pub async fn delete_of_user(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<usize> {

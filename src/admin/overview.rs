@@ -18,6 +18,9 @@ use crate::sessions;
 /// Rows of each list on a page.
 const ROWS: i64 = 50;
 
+/// How far idempotency keys are counted.
+pub const MOST_KEYS: i64 = 10_000;
+
 /// An account from every side.
 pub struct Whole {
     pub card: Card,
@@ -107,7 +110,7 @@ pub async fn read_messages(conn: &mut Connection, filter: &Filter, keys: &[Confi
         failed: outbox::count_failed(conn).await?,
         stuck: outbox::list_stuck(conn, ROWS).await?,
         dead: dead_letters::list_dead(conn, filter, ROWS).await?,
-        idempotency_keys: store::count_idempotency_keys(conn).await?,
+        idempotency_keys: store::count_idempotency_keys(conn, MOST_KEYS).await?,
         keys: key_sighting::list_configured(conn, keys, now).await?,
     })
 }

@@ -6,7 +6,7 @@ use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use crate::infra::schema::{credentials, idempotency_keys, push_inbox, totp, users};
+use crate::infra::schema::{credentials, push_inbox, totp, users};
 
 /// What an account's card does not say.
 #[derive(Clone, Debug, Queryable)]
@@ -76,6 +76,13 @@ pub async fn list_outcomes(conn: &mut AsyncPgConnection, now: DateTime<Utc>) -> 
     diesel::sql_query(query).bind::<Timestamptz, _>(this_hour - chrono::TimeDelta::hours(23)).load(conn).await
 }
 
-pub async fn count_idempotency_keys(conn: &mut AsyncPgConnection) -> QueryResult<i64> {
-    idempotency_keys::table.count().get_result(conn).await
+/// No more than `most`.
+pub async fn count_idempotency_keys(conn: &mut AsyncPgConnection, most: i64) -> QueryResult<i64> {
+    #[derive(QueryableByName)]
+    struct Counted {
+        #[diesel(sql_type = BigInt)]
+        count: i64,
+    }
+    let counting = diesel::sql_query("SELECT count(*) AS count FROM (SELECT FROM idempotency_keys LIMIT $1) AS counted");
+    Ok(counting.bind::<BigInt, _>(most).get_result::<Counted>(conn).await?.count)
 }

@@ -46,7 +46,7 @@ pub async fn sign_in(app: &App, email: &str, password: &str, before: StaffToken,
         async move {
             let card = sessions::settle(tx, &keys, verified, &cause).await?;
             audit::record_with(tx, &cause, Action::SignedIn, Some(card.user_id), HERE, Map::new()).await?;
-            staff::open(tx, &card, false, &before, &cause).await
+            staff::open(tx, &card, &before, &cause).await
         }
         .boxed()
     });
@@ -70,8 +70,8 @@ pub async fn prove(app: &App, session: StaffSession, code: &str, before: StaffTo
             };
             audit::record_with(tx, &cause, Action::SecondFactorAccepted, Some(user_id), way, Map::new()).await?;
             throttle::delete_count(tx, &keys, "SECOND_FACTOR", &user_id.to_string()).await?;
-            let card = find(tx, user_id).await?;
-            Ok(Some(staff::open(tx, &card, true, &before, &cause).await?))
+            let promoted = staff::promote(tx, user_id, &before, &cause).await?;
+            promoted.map(Some).ok_or_else(|| Code::Unauthenticated.into())
         }
         .boxed()
     });
@@ -208,8 +208,4 @@ async fn invite(tx: &mut Tx, card: &Card, cause: &Cause) -> Result<Token> {
 
 fn link(app: &App, token: &Token) -> String {
     format!("{}/admin/enrol?token={}", app.config.mail.public_base_url, token.seal(&app.keys))
-}
-
-async fn find(tx: &mut Tx, user_id: Uuid) -> Result<Card> {
-    card::find(tx, user_id).await?.ok_or_else(|| Code::UserNotFound.into())
 }

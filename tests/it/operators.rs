@@ -325,6 +325,8 @@ async fn the_cookie_follows_the_connection() {
         assert!(parts.contains(&part), "{part}: {cookie}");
     }
     assert!(!cookie.contains("Domain"), "{cookie}");
+    // The path of the enrolment holds its token.
+    assert_eq!(tls.headers()["referrer-policy"], "strict-origin");
     let policy = tls.headers()["content-security-policy"].to_str().unwrap().to_owned();
     assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
     assert!(!tls.text().await.unwrap().contains("not encrypted"));

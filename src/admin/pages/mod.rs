@@ -75,8 +75,9 @@ fn show(page: &impl Template) -> HttpResponse {
 
 fn show_as(status: StatusCode, page: &impl Template) -> HttpResponse {
     let mut response = page::show(status, page);
-    // With the API's `no-referrer` browsers send `Origin: null` with forms, and it could not be told who sent them.
-    response.headers_mut().insert(header::REFERRER_POLICY, header::HeaderValue::from_static("same-origin"));
+    // With the API's `no-referrer` browsers send `Origin: null` with forms (Fetch, "append a request Origin header"), and it could
+    // not be told who sent them. Never the path: that of the enrolment holds its token.
+    response.headers_mut().insert(header::REFERRER_POLICY, header::HeaderValue::from_static("strict-origin"));
     response
 }
 
