@@ -261,8 +261,10 @@ async fn rows(database_url: &str) -> Result<Vec<Row>, Box<dyn std::error::Error>
 /// Takes what is there; acknowledged only once it is noted.
 async fn take_all(names: &Broker, ledger: &mut Ledger) -> lapin::Result<()> {
     let connection = Connection::connect(names.url.as_ref().unwrap().expose_secret(), ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
     for queue in [&names.deliver_queue, &names.failed_queue] {
+        // Tags count by channel: on a shared one the second queue's acknowledgement would take in what came from the first
+        // after its last look, unread.
+        let channel = connection.create_channel().await?;
         let mut last = None;
         let consumer =
             channel.basic_consume(queue.as_str().into(), "observer".into(), BasicConsumeOptions::default(), FieldTable::default());

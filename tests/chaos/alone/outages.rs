@@ -153,10 +153,11 @@ async fn while_the_brokers_memory_alarm_blocks_publishers_everything_is_held() {
     eventually("the worker holds what it has", async || app.app.status.held() > 0).await;
     // Longer than a confirm is waited for.
     tokio::time::sleep(Duration::from_secs(12)).await;
-    let during = settled().await;
+    // Each connection gets one publish through before the broker blocks it.
+    let (during, arrived) = (settled().await, app.broker().await.waiting(&app.config.broker.deliver_queue).await);
     services(&["rabbitmqctl", "set_vm_memory_high_watermark", "0.4"]).await;
     observe(&app, &mut ledger, Duration::from_secs(65)).await;
     check(&ledger, &cast, 3).assert_clean("500 requests under a memory alarm", 256);
-    assert_eq!(during, 1, "what was not confirmed was taken for delivered");
+    assert!(during <= i64::from(arrived) && arrived < 50, "{during} were taken for delivered, {arrived} arrived");
     app.stop().await.unwrap();
 }
