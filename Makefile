@@ -41,7 +41,7 @@ stop: ## Stop PostgreSQL, Redis and RabbitMQ; their data stays
 check: fmt-check lint doc deny deploy-check schema-check test ## All that CI runs
 
 .PHONY: test
-test: unit integration clients browser fuzz-short chaos-short ## Every test there is, on the real services
+test: unit integration clients documents browser fuzz-short chaos-short ## Every test there is, on the real services
 
 .PHONY: unit
 unit: ## Tests of pure decisions, of the architecture, and what the fuzzer kept; need no service
@@ -56,6 +56,23 @@ integration: services ## The service on real PostgreSQL, Redis and RabbitMQ
 .PHONY: clients
 clients: services ## What sibling services ask, by httpx and axios
 	@$(WITH_SERVICES) scripts/clients
+
+.PHONY: documents
+documents: services links ## Every command and program that README and docs show, and their links
+	@$(WITH_SERVICES) scripts/documents
+
+.PHONY: links
+links:
+	@scripts/links
+
+.PHONY: site
+site: ## README and docs as a book, target/site
+	@scripts/site
+
+.PHONY: pictures
+pictures: ## Draw docs/images anew from their sources
+	@scripts/tools graphviz
+	@for source in docs/images/*.dot; do dot -Tsvg "$$source" -o "$${source%.dot}.svg"; done
 
 .PHONY: browser
 browser: services ## The operators' pages in a real browser; pictures in target/screenshots
@@ -154,5 +171,11 @@ snapshots: services ## Accept changed snapshots of answers and of the OpenAPI do
 	@$(WITH_SERVICES) INSTA_UPDATE=always cargo test --quiet --test it
 
 .PHONY: image
-image: ## Build the container image
-	docker build --tag user-service:dev .
+image: ## Build the container image, by docker or buildah; the same commit makes the same image
+	@scripts/image
+
+.PHONY: sbom
+sbom: ## What the binary is built from, as CycloneDX: target/user-service.cdx.json
+	@scripts/tools cargo-cyclonedx
+	@PATH="$$PWD/.local/tools/bin:$$PATH" cargo cyclonedx --quiet --format json --override-filename user-service.cdx
+	@mv user-service.cdx.json target/ && echo target/user-service.cdx.json

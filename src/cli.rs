@@ -4,16 +4,18 @@ mod admin;
 mod dead_letters;
 mod doctor;
 mod keys;
+mod output;
 mod users;
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use secrecy::ExposeSecret as _;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use self::output::Output;
 use crate::app::App;
 use crate::config::{Config, Problems, Role};
 use crate::infra::access_token::AccessTokens;
@@ -31,7 +33,9 @@ use crate::role::{self, supervisor};
     version,
     about,
     long_about,
-    after_help = "Exit codes: 0 done, 1 failed while running, 2 the configuration or the command line cannot work."
+    after_help = "Exit codes: 0 done, 1 failed while running, 2 the configuration or the command line cannot work.\n\nExamples:\n  \
+        user-service --role api\n  user-service doctor\n  user-service dead-letters list --reason unknown_user --json\n  \
+        user-service users import --from-django users.sql --dry-run"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -39,6 +43,9 @@ pub struct Cli {
     /// Which parts to run (for `serve`, the default command)
     #[arg(long, value_enum, default_value = "both", global = true)]
     role: Role,
+    /// Answer with one JSON document, for programs; what fails is told at standard error all the same
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -58,11 +65,7 @@ enum Command {
     #[command(
         after_help = "Examples:\n  user-service doctor\n  user-service doctor --role api --json | jq '.[] | select(.state != \"ok\")'"
     )]
-    Doctor {
-        /// As JSON, for programs
-        #[arg(long)]
-        json: bool,
-    },
+    Doctor,
     /// Make keys
     Keys {
         #[command(subcommand)]
@@ -101,20 +104,24 @@ pub const EXIT_CONFIGURATION: u8 = 2;
 
 /// Runs the command; the caller turns the error into an exit code.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let output = Output { json: cli.json };
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(Config::from_env(cli.role)?, cli.role).await,
-        Command::Migrate => migrate(&Config::from_env(Role::Api)?).await,
-        Command::Openapi => print(&format!("{:#}", role::api::openapi().await?)),
+        Command::Migrate => migrate(&Config::from_env(Role::Api)?, output).await,
+        Command::Openapi => {
+            let document = role::api::openapi().await?;
+            Output { json: true }.say(String::new, || json!(document))
+        }
         Command::Config { command: ConfigCommand::Check } => {
             let config = Config::from_env(cli.role)?;
             AccessTokens::new(&config.identity).map_err(|error| anyhow::anyhow!(error.chain()))?;
-            print("The configuration is complete.")
+            output.say(|| "The configuration is complete.", || json!({"complete": true}))
         }
-        Command::Doctor { json } => doctor::run(cli.role, json).await,
-        Command::Keys { command } => keys::run(command),
-        Command::Admin { command } => admin::run(command).await,
-        Command::DeadLetters { command } => dead_letters::run(command).await,
-        Command::Users { command } => users::run(command).await,
+        Command::Doctor => doctor::run(cli.role, output).await,
+        Command::Keys { command } => keys::run(command, output),
+        Command::Admin { command } => admin::run(command, output).await,
+        Command::DeadLetters { command } => dead_letters::run(command, output).await,
+        Command::Users { command } => users::run(command, output).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "user-service", &mut std::io::stdout());
             Ok(())
@@ -156,12 +163,13 @@ async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
     ended.map_err(|error| anyhow::anyhow!(error.chain()))
 }
 
-async fn migrate(config: &Config) -> anyhow::Result<()> {
+async fn migrate(config: &Config, output: Output) -> anyhow::Result<()> {
     let applied = migrations::apply(config.database.url.expose_secret()).await?;
-    for name in &applied {
-        print(&format!("applied {name}"))?;
-    }
-    if applied.is_empty() { print("The schema is current.") } else { Ok(()) }
+    let text = || match applied.is_empty() {
+        true => "The schema is current.".to_owned(),
+        false => applied.iter().map(|name| format!("applied {name}")).collect::<Vec<_>>().join("\n"),
+    };
+    output.say(text, || json!({"applied": applied}))
 }
 
 /// Asks this machine's own service, without an HTTP client in the binary.
@@ -177,8 +185,4 @@ async fn healthcheck(port: u16) -> anyhow::Result<()> {
     let answer = tokio::time::timeout(Duration::from_secs(3), asking).await.context("no answer within 3 seconds")??;
     let status = answer.split_whitespace().nth(1).unwrap_or("nothing");
     if status == "200" { Ok(()) } else { bail!("the service answered {status}") }
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
 }

@@ -49,8 +49,9 @@ pub struct Report {
     pub staff_granted: Vec<String>,
 }
 
-/// Reads the source, and takes over what can be. With `dry_run` nothing is written.
-pub async fn import(app: &App, source: Source, staff: &[String], dry_run: bool) -> anyhow::Result<Report> {
+/// Reads the source, and takes over what can be, telling `progress` how many of how many are through. With `dry_run` nothing is
+/// written.
+pub async fn import(app: &App, source: Source, staff: &[String], dry_run: bool, progress: impl Fn(u64, u64)) -> anyhow::Result<Report> {
     let mut tables = match source {
         Source::Dump(file) => {
             let opened = std::fs::File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
@@ -72,6 +73,7 @@ pub async fn import(app: &App, source: Source, staff: &[String], dry_run: bool) 
         return Ok(report);
     }
     let staff: Vec<String> = staff.iter().map(|address| address.to_ascii_lowercase()).collect();
+    let total = users.len();
     let mut waiting = users.into_iter().peekable();
     while waiting.peek().is_some() {
         let batch: Vec<DjangoUser> = waiting.by_ref().take(BATCH).collect();
@@ -95,6 +97,7 @@ pub async fn import(app: &App, source: Source, staff: &[String], dry_run: bool) 
         report.imported += imported;
         report.already_here += count - imported;
         report.staff_granted.extend(granted);
+        progress((report.imported + report.already_here) as u64, total as u64);
     }
     Ok(report)
 }

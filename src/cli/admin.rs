@@ -5,8 +5,9 @@ use std::io::{IsTerminal as _, Read as _};
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use futures_util::FutureExt as _;
+use serde_json::json;
 
-use super::print;
+use super::output::Output;
 use crate::admin::{self, staff};
 use crate::app::App;
 use crate::card::email_address::EmailAddress;
@@ -46,38 +47,39 @@ pub enum Command {
     },
 }
 
-pub async fn run(command: Command) -> anyhow::Result<()> {
+pub async fn run(command: Command, output: Output) -> anyhow::Result<()> {
     let app = App::new(Config::from_env(Role::Api)?, Role::Api, Clock::default())?;
     let done = match command {
-        Command::Create { email, name, password_stdin } => create(&app, &email, name, password_stdin).await,
+        Command::Create { email, name, password_stdin } => create(&app, &email, name, password_stdin, output).await,
         Command::Reset { email, password, password_stdin } => {
             let password = if password || password_stdin { Some(read_password(password_stdin)?) } else { None };
-            reset(&app, &email, password).await
+            reset(&app, &email, password, output).await
         }
     };
     app.close().await;
     done
 }
 
-async fn create(app: &App, email: &str, name: Option<String>, password_stdin: bool) -> anyhow::Result<()> {
+async fn create(app: &App, email: &str, name: Option<String>, password_stdin: bool, output: Output) -> anyhow::Result<()> {
     let Ok(address) = EmailAddress::parse(email) else { bail!("--email {email}: is no address of mail") };
     let name = name.unwrap_or_else(|| email.split('@').next().unwrap_or_default().to_owned());
     let name = users::parse_name(&name).map_err(|problem| anyhow::anyhow!("--name {problem}"))?;
     let password = read_password(password_stdin)?;
     let link = staff::create(app, address, name, password).await.map_err(|error| told(&error))?;
-    print(&format!("Made the admin {email}.\n{}", invitation(&link)))
+    invite(email, &format!("Made the admin {email}."), &link, output)
 }
 
-async fn reset(app: &App, email: &str, password: Option<String>) -> anyhow::Result<()> {
+async fn reset(app: &App, email: &str, password: Option<String>, output: Output) -> anyhow::Result<()> {
     let name = email.to_owned();
     let found = app.worker_db.read(move |conn| async move { admin::find(conn, &name).await }.boxed()).await;
     let user = found.map_err(|error| told(&error))?;
     let link = staff::reset(app, user, password).await.map_err(|error| told(&error))?;
-    print(&format!("{email} is signed out, and needs a second factor.\n{}", invitation(&link)))
+    invite(email, &format!("{email} is signed out, and needs a second factor."), &link, output)
 }
 
-fn invitation(link: &str) -> String {
-    format!("Open this link to enrol a second factor. It works once, for an hour:\n  {link}")
+fn invite(email: &str, done: &str, link: &str, output: Output) -> anyhow::Result<()> {
+    let text = || format!("{done}\nOpen this link to enrol a second factor. It works once, for an hour:\n  {link}");
+    output.say(text, || json!({"email": email, "enrol_url": link, "expires_in_minutes": 60}))
 }
 
 /// From standard input, with one newline cut off; or typed twice at the terminal.

@@ -4,9 +4,10 @@ use anyhow::bail;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use futures_util::FutureExt as _;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::print;
+use super::output::Output;
 use crate::app::App;
 use crate::config::{Config, Role};
 use crate::infra::clock::Clock;
@@ -72,19 +73,19 @@ impl Which {
     }
 }
 
-pub async fn run(command: Command) -> anyhow::Result<()> {
+pub async fn run(command: Command, output: Output) -> anyhow::Result<()> {
     let app = App::new(Config::from_env(Role::Api)?, Role::Api, Clock::default())?;
     let now = app.clock.now();
     let done = match command {
-        Command::List { which, limit } => list(&app, which.filter(now), limit.into()).await,
-        Command::Show { message_id } => show(&app, message_id).await,
+        Command::List { which, limit } => list(&app, which.filter(now), limit.into(), output).await,
+        Command::Show { message_id } => show(&app, message_id, output).await,
         Command::Redrive { which, all } => match which.is_everything() && !all {
             true => Err(anyhow::anyhow!("say which, or --all")),
-            false => repeat(&app, which.filter(now), true, now).await,
+            false => repeat(&app, which.filter(now), true, output).await,
         },
         Command::Purge { which, all } => match which.is_everything() && !all {
             true => Err(anyhow::anyhow!("say which, or --all")),
-            false => repeat(&app, which.filter(now), false, now).await,
+            false => repeat(&app, which.filter(now), false, output).await,
         },
     };
     app.close().await;
@@ -96,24 +97,28 @@ async fn find(app: &App, filter: Filter, limit: i64) -> anyhow::Result<Vec<DeadL
     reading.map_err(|error| anyhow::anyhow!(error.chain()))
 }
 
-async fn list(app: &App, filter: Filter, limit: i64) -> anyhow::Result<()> {
+async fn list(app: &App, filter: Filter, limit: i64, output: Output) -> anyhow::Result<()> {
     let letters = find(app, filter, limit).await?;
-    for letter in &letters {
+    let line = |letter: &DeadLetter| {
         let user = letter.user_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
         let at = letter.died_at.format("%Y-%m-%dT%H:%M:%SZ");
-        print(&format!("{at}  {:<20}  {user}  {}  {}", letter.reason, letter.message_id, letter.detail))?;
-    }
-    if letters.is_empty() { print("There are none.") } else { Ok(()) }
+        format!("{at}  {:<20}  {user}  {}  {}", letter.reason, letter.message_id, letter.detail)
+    };
+    let text = || match letters.is_empty() {
+        true => "There are none.".to_owned(),
+        false => letters.iter().map(line).collect::<Vec<_>>().join("\n"),
+    };
+    output.say(text, || letters.iter().map(value).collect())
 }
 
-async fn show(app: &App, message_id: String) -> anyhow::Result<()> {
+async fn show(app: &App, message_id: String, output: Output) -> anyhow::Result<()> {
     let letters = find(app, Filter { message_id: Some(message_id.clone()), ..Filter::default() }, BATCH).await?;
     if letters.is_empty() {
         bail!("there is no dead letter '{message_id}'");
     }
-    for letter in letters {
+    let text = |letter: &DeadLetter| {
         let user = letter.user_id.map_or_else(|| "none that can be read".to_owned(), |id| id.to_string());
-        print(&format!(
+        format!(
             "id           {}\nuser         {user}\nreason       {}\ndetail       {}\nattempts     {}\ndied         {}\ncorrelation  {}\n\n{}",
             letter.message_id,
             letter.reason,
@@ -122,14 +127,30 @@ async fn show(app: &App, message_id: String) -> anyhow::Result<()> {
             letter.died_at.to_rfc3339(),
             letter.correlation_id,
             String::from_utf8_lossy(&letter.body)
-        ))?;
-    }
-    Ok(())
+        )
+    };
+    output.say(|| letters.iter().map(text).collect::<Vec<_>>().join("\n\n"), || letters.iter().map(value_with_body).collect())
+}
+
+fn value(letter: &DeadLetter) -> Value {
+    json!({"message_id": letter.message_id, "user_id": letter.user_id, "reason": letter.reason, "detail": letter.detail,
+        "attempts": letter.attempts, "died_at": letter.died_at, "correlation_id": letter.correlation_id})
+}
+
+fn value_with_body(letter: &DeadLetter) -> Value {
+    let mut value = value(letter);
+    value["body"] = String::from_utf8_lossy(&letter.body).into();
+    value
 }
 
 /// In small transactions. What dies again meanwhile is not taken again: only what died before the command began.
-async fn repeat(app: &App, mut filter: Filter, redrive: bool, now: DateTime<Utc>) -> anyhow::Result<()> {
+async fn repeat(app: &App, mut filter: Filter, redrive: bool, output: Output) -> anyhow::Result<()> {
+    let now = app.clock.now();
     filter.before = Some(filter.before.unwrap_or(now));
+    let counted = filter.clone();
+    let counting = app.worker_db.read(move |conn| async move { dead_letters::count(conn, &counted).await }.boxed()).await;
+    let waiting = counting.map_err(|error| anyhow::anyhow!(error.chain()))?;
+    let bar = output.bar(if redrive { "redriving" } else { "purging" }, waiting)?;
     let mut total = 0;
     loop {
         let filter = filter.clone();
@@ -146,7 +167,11 @@ async fn repeat(app: &App, mut filter: Filter, redrive: bool, now: DateTime<Utc>
             0 => break,
             count => total += count,
         }
+        bar.set_position(total as u64);
     }
-    let did = if redrive { "given to the worker again" } else { "thrown away" };
-    print(&format!("{total} {did}."))
+    bar.finish_and_clear();
+    match redrive {
+        true => output.say(|| format!("{total} given to the worker again."), || json!({"redriven": total})),
+        false => output.say(|| format!("{total} thrown away."), || json!({"purged": total})),
+    }
 }

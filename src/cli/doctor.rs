@@ -1,11 +1,10 @@
 //! `user-service doctor`: looks at everything the service needs from where it will run, and says how to mend what is wrong.
 
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use serde_json::json;
 
+use super::output::Output;
 use crate::amqp::topology;
 use crate::app::App;
 use crate::config::{Config, Declare, MailTransport, Role};
@@ -66,7 +65,7 @@ fn failure(check: &'static str, found: impl Into<String>, mend: impl Into<String
     Finding { check, state: State::Failure, found: found.into(), mend: mend.into() }
 }
 
-pub async fn run(role: Role, json: bool) -> anyhow::Result<()> {
+pub async fn run(role: Role, output: Output) -> anyhow::Result<()> {
     let app = App::new(Config::from_env(role)?, role, Clock::default()).map_err(|error| anyhow::anyhow!(error.chain()))?;
     let mut findings = vec![ok("configuration", "every variable can be read")];
     findings.extend(database(&app).await);
@@ -78,27 +77,25 @@ pub async fn run(role: Role, json: bool) -> anyhow::Result<()> {
     findings.push(hashing(&app).await);
     findings.push(proxy(&app));
     app.close().await;
-    tell(&findings, json)?;
+    tell(&findings, output)?;
     let failures = findings.iter().filter(|finding| finding.state == State::Failure).count();
     if failures == 0 { Ok(()) } else { anyhow::bail!("{failures} of {} checks failed", findings.len()) }
 }
 
-fn tell(findings: &[Finding], json: bool) -> anyhow::Result<()> {
-    let mut out = anstream::stdout();
-    if json {
-        let all: Vec<_> = findings
-            .iter()
-            .map(|finding| json!({"check": finding.check, "state": finding.state.name(), "found": finding.found, "mend": finding.mend}))
-            .collect();
-        return writeln!(out, "{:#}", serde_json::Value::from(all)).context("cannot write to standard output");
-    }
-    for Finding { check, state, found, mend } in findings {
-        writeln!(out, "{}{:<8}\x1b[0m {check:<13} {found}", state.colour(), state.name())?;
-        if !mend.is_empty() {
-            writeln!(out, "{:22} mend: {mend}", "")?;
+fn tell(findings: &[Finding], output: Output) -> anyhow::Result<()> {
+    let text = || {
+        let mut lines = Vec::new();
+        for Finding { check, state, found, mend } in findings {
+            lines.push(format!("{}{:<8}\x1b[0m {check:<13} {found}", state.colour(), state.name()));
+            if !mend.is_empty() {
+                lines.push(format!("{:22} mend: {mend}", ""));
+            }
         }
-    }
-    Ok(())
+        lines.join("\n")
+    };
+    let row =
+        |Finding { check, state, found, mend }: &Finding| json!({"check": check, "state": state.name(), "found": found, "mend": mend});
+    output.say(text, || findings.iter().map(row).collect())
 }
 
 async fn database(app: &App) -> Vec<Finding> {

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use base64::Engine as _;
 use clap::Subcommand;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::print;
+use super::output::Output;
 use crate::config::{Config, Role, Scope};
 use crate::infra::signing_keys::{self, KeyAlgorithm, Rotated};
 
@@ -41,17 +42,20 @@ pub enum Command {
     },
 }
 
-pub fn run(command: Command) -> anyhow::Result<()> {
+pub fn run(command: Command, output: Output) -> anyhow::Result<()> {
     match command {
-        Command::Service { name, scopes } => make_service_key(&name, &scopes),
+        Command::Service { name, scopes } => make_service_key(&name, &scopes, output),
         Command::Generate { file, algorithm } => {
             signing_keys::generate(&file, algorithm)?;
             let shown = file.display();
-            print(&format!(
-                "Made {shown}, and {shown}.next, which is published before it signs.\nSet JWT_PRIVATE_KEY_FILE={shown}, and APP_SECRET."
-            ))
+            let text = || {
+                format!(
+                    "Made {shown}, and {shown}.next, which is published before it signs.\nSet JWT_PRIVATE_KEY_FILE={shown}, and APP_SECRET."
+                )
+            };
+            output.say(text, || json!({"file": file, "next": format!("{shown}.next")}))
         }
-        Command::Rotate { file } => rotate(&file),
+        Command::Rotate { file } => rotate(&file, output),
     }
 }
 
@@ -60,20 +64,27 @@ fn parse_scope(text: &str) -> Result<Scope, String> {
     Scope::ALL.iter().copied().find(|scope| scope.as_str() == text).ok_or_else(|| format!("no such scope; there are {}", known()))
 }
 
-fn rotate(file: &Path) -> anyhow::Result<()> {
+fn rotate(file: &Path, output: Output) -> anyhow::Result<()> {
     let shown = file.display();
-    match signing_keys::rotate(file)? {
-        Rotated::Rotated => print(&format!(
-            "{shown} signs from the next start on; what {shown}.previous signed is still accepted.\nRestart the processes one after the other."
-        )),
-        Rotated::SuccessorMade => print(&format!(
-            "{shown} had no successor: {shown}.next is made, and nothing else has changed.\nRestart the processes, so that it is published; rotate again \
-             when gateways have fetched it."
-        )),
-    }
+    let (rotated, text) = match signing_keys::rotate(file)? {
+        Rotated::Rotated => (
+            true,
+            format!(
+                "{shown} signs from the next start on; what {shown}.previous signed is still accepted.\nRestart the processes one after the other."
+            ),
+        ),
+        Rotated::SuccessorMade => (
+            false,
+            format!(
+                "{shown} had no successor: {shown}.next is made, and nothing else has changed.\nRestart the processes, so that it is published; \
+                 rotate again when gateways have fetched it."
+            ),
+        ),
+    };
+    output.say(|| text, || json!({"file": file, "rotated": rotated}))
 }
 
-fn make_service_key(name: &str, scopes: &[Scope]) -> anyhow::Result<()> {
+fn make_service_key(name: &str, scopes: &[Scope], output: Output) -> anyhow::Result<()> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     let key = format!("usk_{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(secret));
@@ -87,5 +98,7 @@ fn make_service_key(name: &str, scopes: &[Scope]) -> anyhow::Result<()> {
     {
         bail!("'{name}' cannot be a name: use 1 to 64 letters, digits, '-', '_' or '.'");
     }
-    print(&format!("Key for '{name}', shown once:\n  {key}\n\nAdd this to SERVICE_API_KEYS (entries are separated by commas):\n  {entry}"))
+    let text =
+        || format!("Key for '{name}', shown once:\n  {key}\n\nAdd this to SERVICE_API_KEYS (entries are separated by commas):\n  {entry}");
+    output.say(text, || json!({"name": name, "key": key, "entry": entry}))
 }

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use futures_util::FutureExt as _;
+use serde_json::{Value, json};
 
-use super::print;
+use super::output::Output;
 use crate::admin::{self, Report, Source};
 use crate::app::App;
 use crate::card::Card;
@@ -46,7 +47,7 @@ pub enum Command {
     },
 }
 
-pub async fn run(command: Command) -> anyhow::Result<()> {
+pub async fn run(command: Command, output: Output) -> anyhow::Result<()> {
     let config = Config::from_env(Role::Api)?;
     let django_database = config.django_database_url.clone();
     let app = App::new(config, Role::Api, Clock::default())?;
@@ -57,10 +58,17 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
                 (None, Some(url)) => Source::Database(url),
                 (None, None) => bail!("name a dump, or set DJANGO_DATABASE_URL"),
             };
-            tell(&admin::import(&app, source, &staff, dry_run).await?, dry_run)
+            let bar = output.bar("importing", 0)?;
+            let report = admin::import(&app, source, &staff, dry_run, |done, total| {
+                bar.set_length(total);
+                bar.set_position(done);
+            });
+            let report = report.await?;
+            bar.finish_and_clear();
+            output.say(|| told(&report, dry_run), || value(&report, dry_run))
         }
         Command::Export { user } => export(&app, &user).await,
-        Command::Erase { user, yes } => erase(&app, &user, yes).await,
+        Command::Erase { user, yes } => erase(&app, &user, yes, output).await,
     };
     app.close().await;
     done
@@ -69,20 +77,20 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
 async fn export(app: &App, name: &str) -> anyhow::Result<()> {
     let (user_id, now) = (find(app, name).await?.user_id, app.clock.now());
     let everything = app.worker_db.write(move |tx| admin::export(tx, user_id, now).boxed()).await;
-    print(&format!("{:#}", everything.map_err(|error| anyhow::anyhow!(error.chain()))?))
+    let everything = everything.map_err(|error| anyhow::anyhow!(error.chain()))?;
+    Output { json: true }.say(String::new, || everything)
 }
 
-async fn erase(app: &App, name: &str, yes: bool) -> anyhow::Result<()> {
+async fn erase(app: &App, name: &str, yes: bool, output: Output) -> anyhow::Result<()> {
     let user = find(app, name).await?;
     if !yes {
         confirm(&user.email)?;
     }
     let (user_id, now) = (user.user_id, app.clock.now());
     let erased = app.worker_db.write(move |tx| admin::erase(tx, user_id, now).boxed()).await;
-    match erased.map_err(|error| anyhow::anyhow!(error.chain()))? {
-        true => print(&format!("Erased {user_id}.")),
-        false => print(&format!("{user_id} was erased before.")),
-    }
+    let erased = erased.map_err(|error| anyhow::anyhow!(error.chain()))?;
+    let text = || if erased { format!("Erased {user_id}.") } else { format!("{user_id} was erased before.") };
+    output.say(text, || json!({"user_id": user_id, "erased": erased}))
 }
 
 async fn find(app: &App, name: &str) -> anyhow::Result<Card> {
@@ -101,31 +109,37 @@ fn confirm(address: &str) -> anyhow::Result<()> {
     if typed.trim() == address { Ok(()) } else { bail!("that is another address; nothing was done") }
 }
 
-fn tell(report: &Report, dry_run: bool) -> anyhow::Result<()> {
+fn kept_out(report: &Report) -> usize {
+    report.refused.len() + report.shared_addresses.iter().map(|(_, ids)| ids.len()).sum::<usize>()
+}
+
+fn told(report: &Report, dry_run: bool) -> String {
     let Report { found, imported, already_here, .. } = report;
-    let kept_out = report.refused.len() + report.shared_addresses.iter().map(|(_, ids)| ids.len()).sum::<usize>();
-    match dry_run {
-        true => print(&format!("{found} found; {} could be taken over, {kept_out} not", found - kept_out))?,
-        false => print(&format!("{found} found; {imported} taken over, {already_here} were here already, {kept_out} kept out"))?,
-    }
+    let kept_out = kept_out(report);
+    let mut lines = vec![match dry_run {
+        true => format!("{found} found; {} could be taken over, {kept_out} not", found - kept_out),
+        false => format!("{found} found; {imported} taken over, {already_here} were here already, {kept_out} kept out"),
+    }];
     if report.without_password > 0 {
-        print(&format!("{} have a password that cannot be read here; they set a new one by mail", report.without_password))?;
+        lines.push(format!("{} have a password that cannot be read here; they set a new one by mail", report.without_password));
     }
-    for problem in &report.refused {
-        print(&format!("kept out: {problem}"))?;
-    }
-    for (address, ids) in &report.shared_addresses {
-        print(&format!(
-            "kept out: {} accounts differ only in the case of {address}: {}; rename all but one, and repeat",
-            ids.len(),
-            ids.join(", ")
-        ))?;
-    }
+    lines.extend(report.refused.iter().map(|problem| format!("kept out: {problem}")));
+    lines.extend(report.shared_addresses.iter().map(|(address, ids)| {
+        format!("kept out: {} accounts differ only in the case of {address}: {}; rename all but one, and repeat", ids.len(), ids.join(", "))
+    }));
     if !report.staff_in_django.is_empty() {
-        print(&format!("staff in Django, and not here without --staff: {}", report.staff_in_django.join(", ")))?;
+        lines.push(format!("staff in Django, and not here without --staff: {}", report.staff_in_django.join(", ")));
     }
     if !report.staff_granted.is_empty() {
-        print(&format!("staff now: {}", report.staff_granted.join(", ")))?;
+        lines.push(format!("staff now: {}", report.staff_granted.join(", ")));
     }
-    Ok(())
+    lines.join("\n")
+}
+
+fn value(report: &Report, dry_run: bool) -> Value {
+    let shared = |(address, ids): &(String, Vec<String>)| json!({"email": address, "ids": ids});
+    json!({"dry_run": dry_run, "found": report.found, "imported": report.imported, "already_here": report.already_here,
+        "kept_out": kept_out(report), "refused": report.refused,
+        "shared_addresses": report.shared_addresses.iter().map(shared).collect::<Vec<_>>(),
+        "without_password": report.without_password, "staff_in_django": report.staff_in_django, "staff_granted": report.staff_granted})
 }

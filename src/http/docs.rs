@@ -1,12 +1,14 @@
 //! The document's frame and the pages that show it; their assets are in the binary.
 
-use actix_web::http::header;
+use actix_web::http::{StatusCode, header};
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpResponse, Responder};
 use apistos::info::Info;
 use apistos::spec::Spec;
 use apistos::tag::Tag;
+use askama::Template;
 
+use super::page;
 use crate::error::Code;
 
 /// Where the document is served.
@@ -48,6 +50,19 @@ pub fn configure(config: &mut ServiceConfig) {
     for (path, content_type, encoding, body) in ASSETS {
         config.route(path, web::get().to(move || asset(content_type, encoding, body)));
     }
+    config.route("/docs/errors", web::get().to(errors));
+}
+
+/// The table of codes, to link to.
+#[derive(Template)]
+#[template(path = "http/page_errors.html")]
+struct Errors {
+    app_name: &'static str,
+    codes: &'static [Code],
+}
+
+async fn errors() -> HttpResponse {
+    page::show(StatusCode::OK, &Errors { app_name: "user-service", codes: Code::ALL })
 }
 
 type Asset = (&'static str, &'static str, &'static str, &'static [u8]);
@@ -73,4 +88,17 @@ async fn asset(content_type: &'static str, encoding: &'static str, body: &'stati
         response.insert_header((header::CONTENT_ENCODING, encoding));
     }
     response.body(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_written_table_of_codes_is_the_one_in_use() {
+        let rows = |code: &Code| format!("| `{}` | {} | {} |\n", code.as_str(), code.status().as_u16(), code.meaning());
+        let expected: String = Code::ALL.iter().map(rows).collect();
+        let written = include_str!("../../docs/errors.md");
+        assert!(written.contains(&expected), "docs/errors.md must have:\n{expected}");
+    }
 }

@@ -11,9 +11,10 @@ use apistos::{ApiComponent as _, ApiErrorComponent};
 use super::envelope::{Failure, json_response};
 use crate::error::{Allowance, Code, Error, Kind};
 
-impl ResponseError for Error {
-    fn status_code(&self) -> StatusCode {
-        match (self.code, self.kind()) {
+impl Code {
+    /// What an answer with this code has for a status.
+    pub(super) fn status(self) -> StatusCode {
+        match (self, self.kind()) {
             (Code::UnsupportedMediaType, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             (Code::BodyTooLarge, _) => StatusCode::PAYLOAD_TOO_LARGE,
             (Code::BodyTimeout, _) => StatusCode::REQUEST_TIMEOUT,
@@ -28,6 +29,12 @@ impl ResponseError for Error {
             (_, Kind::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
             (_, Kind::Internal) => StatusCode::INTERNAL_SERVER_ERROR,
         }
+    }
+}
+
+impl ResponseError for Error {
+    fn status_code(&self) -> StatusCode {
+        self.code.status()
     }
 
     fn error_response(&self) -> HttpResponse {

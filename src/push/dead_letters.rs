@@ -53,6 +53,11 @@ pub async fn list_dead(conn: &mut Connection, filter: &Filter, limit: i64) -> Re
     Ok(store::list_dead(conn, filter, limit).await?.into_iter().map(DeadLetter::from).collect())
 }
 
+/// How many there are.
+pub async fn count(conn: &mut Connection, filter: &Filter) -> Result<u64> {
+    Ok(store::count_dead(conn, filter).await?.unsigned_abs())
+}
+
 /// Has at most `limit` decided anew by the worker, against preferences and tokens as they are then; returns how many. Safe to
 /// repeat: one that waits already is dead no more.
 pub async fn redrive(tx: &mut Tx, filter: &Filter, now: DateTime<Utc>, limit: i64) -> Result<usize> {

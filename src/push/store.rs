@@ -178,6 +178,10 @@ pub async fn list_dead(conn: &mut AsyncPgConnection, filter: &Filter, limit: i64
     dead(filter).order(newest).limit(limit).select(Kept::as_select()).load(conn).await
 }
 
+pub async fn count_dead(conn: &mut AsyncPgConnection, filter: &Filter) -> QueryResult<i64> {
+    dead(filter).count().get_result(conn).await
+}
+
 async fn list_dead_keys(conn: &mut AsyncPgConnection, filter: &Filter, limit: i64) -> QueryResult<Vec<(String, Uuid)>> {
     let oldest = (push_inbox::decided_at, push_inbox::message_id);
     dead(filter).order(oldest).limit(limit).select((push_inbox::message_id, push_inbox::user_id)).load(conn).await

@@ -47,6 +47,17 @@ async fn every_operation_is_complete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_error_code_can_be_linked_to() {
+    let app = TestApp::api().await;
+    let page = app.client.get("/docs/errors").await;
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    for code in user_service::error::Code::ALL {
+        assert!(page.text.contains(&format!("id=\"{}\"", code.as_str())), "{} is missing", code.as_str());
+    }
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_pages_take_nothing_from_elsewhere() {
     let app = TestApp::api().await;
     for (page, assets) in [
