@@ -3,6 +3,7 @@
 //! A broken rule is a failure that names file and line. Tests inside the files are not looked at.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
@@ -341,4 +342,16 @@ fn the_image_is_given_what_the_build_reads() {
     for target in manifest.lines().filter_map(|line| line.strip_prefix("path = \"")).map(|path| path.trim_end_matches('"')) {
         assert!(dockerfile.contains(target), "the Dockerfile makes no empty {target}");
     }
+}
+
+/// Whoever is woken by an alert finds its name as a heading.
+#[test]
+fn every_alert_has_its_place_in_the_runbook_and_every_place_its_alert() {
+    let read = |path: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let (rules, runbook) = (read("deploy/prometheus/alerts.yaml"), read("docs/operations.md"));
+    let alerts: BTreeSet<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let places: BTreeSet<&str> =
+        runbook.lines().filter_map(|line| line.strip_prefix("### ")).filter(|line| line.starts_with("UserService")).collect();
+    assert!(alerts.len() >= 12);
+    assert_eq!(alerts, places);
 }

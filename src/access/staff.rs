@@ -23,6 +23,9 @@ use crate::infra::keys::ServerKeys;
 pub const IDLE: TimeDelta = TimeDelta::minutes(30);
 pub const ABSOLUTE: TimeDelta = TimeDelta::hours(12);
 
+/// How long the places of proven sign-ins are kept.
+const REMEMBERED: TimeDelta = TimeDelta::days(30);
+
 /// A use is noted once in this time, so that reading pages does not write on each of them.
 const NOTED_EVERY: TimeDelta = TimeDelta::minutes(1);
 
@@ -103,7 +106,13 @@ pub async fn promote(tx: &mut Tx, user_id: Uuid, before: &StaffToken, cause: &Ca
     let Some(epoch) = store::delete_one(tx, &before.sha256()).await? else { return Ok(None) };
     let token = StaffToken::new()?;
     store::insert(tx, &token.sha256(), user_id, epoch, cause, cause.at + ABSOLUTE, Some(cause.at)).await?;
+    store::upsert_origin(tx, user_id, &cause.ip_bucket(), cause.at).await?;
     Ok(Some(token))
+}
+
+/// Whether a sign-in at the pages was proven from there of late.
+pub async fn is_known_from(conn: &mut Connection, user_id: Uuid, ip_bucket: &str, since: DateTime<Utc>) -> Result<bool> {
+    Ok(store::exists_origin(conn, user_id, ip_bucket, since).await?)
 }
 
 /// Ends the session of a token.
@@ -130,6 +139,7 @@ pub async fn keep_an_admin(tx: &mut Tx, leaving: Uuid) -> Result<()> {
 
 /// Deletes sessions that are over, at most `limit`; returns how many.
 pub async fn delete_old(conn: &mut Connection, now: DateTime<Utc>, limit: i64) -> Result<usize> {
+    store::delete_old_origins(conn, now - REMEMBERED).await?;
     Ok(store::delete_old(conn, now, limit).await?)
 }
 

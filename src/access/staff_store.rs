@@ -6,7 +6,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use crate::infra::cause::Cause;
-use crate::infra::schema::{staff_sessions, totp, users};
+use crate::infra::schema::{staff_origins, staff_sessions, totp, users};
 
 /// User, second factor, last use, and whether a second factor is enrolled.
 type Live = (Uuid, Option<DateTime<Utc>>, DateTime<Utc>, bool);
@@ -67,6 +67,27 @@ pub async fn delete_one(conn: &mut AsyncPgConnection, token_sha256: &[u8]) -> Qu
 
 pub async fn delete_of_user(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<usize> {
     diesel::delete(staff_sessions::table.filter(staff_sessions::user_id.eq(user_id))).execute(conn).await
+}
+
+pub async fn upsert_origin(conn: &mut AsyncPgConnection, user_id: Uuid, ip_bucket: &str, now: DateTime<Utc>) -> QueryResult<usize> {
+    let seen = staff_origins::last_seen_at.eq(now);
+    diesel::insert_into(staff_origins::table)
+        .values((staff_origins::user_id.eq(user_id), staff_origins::ip_bucket.eq(ip_bucket), seen))
+        .on_conflict((staff_origins::user_id, staff_origins::ip_bucket))
+        .do_update()
+        .set(seen)
+        .execute(conn)
+        .await
+}
+
+pub async fn exists_origin(conn: &mut AsyncPgConnection, user_id: Uuid, ip_bucket: &str, since: DateTime<Utc>) -> QueryResult<bool> {
+    let seen = staff_origins::table.find((user_id, ip_bucket)).filter(staff_origins::last_seen_at.gt(since));
+    diesel::select(diesel::dsl::exists(seen)).get_result(conn).await
+}
+
+/// Unbounded: an admin has few, and there are few admins.
+pub async fn delete_old_origins(conn: &mut AsyncPgConnection, before: DateTime<Utc>) -> QueryResult<usize> {
+    diesel::delete(staff_origins::table.filter(staff_origins::last_seen_at.lt(before))).execute(conn).await
 }
 
 pub async fn delete_old(conn: &mut AsyncPgConnection, now: DateTime<Utc>, limit: i64) -> QueryResult<usize> {

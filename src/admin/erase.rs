@@ -19,6 +19,7 @@ pub async fn erase(tx: &mut Tx, user_id: Uuid, now: DateTime<Utc>) -> Result<boo
         return Ok(false);
     }
     let cause = Cause::without_request(Actor::Operator, now);
+    access::staff::keep_an_admin(tx, user_id).await?;
     // First the messages, then what follows: the news of the end stays.
     store::delete_messages(tx, user_id).await?;
     store::update_erased(tx, user_id, now).await?;

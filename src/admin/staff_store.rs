@@ -50,6 +50,11 @@ pub async fn insert_recovery_codes(conn: &mut AsyncPgConnection, user_id: Uuid, 
     diesel::insert_into(recovery_codes::table).values(hmacs.iter().map(row).collect::<Vec<_>>()).execute(conn).await
 }
 
+pub async fn list_unused_codes(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<Vec<Vec<u8>>> {
+    let unused = recovery_codes::table.filter(recovery_codes::user_id.eq(user_id)).filter(recovery_codes::used_at.is_null());
+    unused.select(recovery_codes::code_hmac).load(conn).await
+}
+
 /// Of any number at once who show a code exactly one gets `true`.
 pub async fn update_code_used(conn: &mut AsyncPgConnection, user_id: Uuid, hmac: &[u8], now: DateTime<Utc>) -> QueryResult<bool> {
     let unused = recovery_codes::table.find((user_id, hmac)).filter(recovery_codes::used_at.is_null());

@@ -8,7 +8,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::infra::schema::{
-    credentials, one_time_tokens, outbox, preferences, push_inbox, push_tokens, recovery_codes, sessions, staff_sessions, totp, users,
+    credentials, one_time_tokens, outbox, preferences, push_inbox, push_tokens, recovery_codes, sessions, staff_origins, staff_sessions,
+    totp, users,
 };
 
 #[derive(QueryableByName)]
@@ -89,6 +90,7 @@ pub async fn delete_belongings(conn: &mut AsyncPgConnection, user_id: Uuid) -> Q
     diesel::delete(sessions::table.filter(sessions::user_id.eq(user_id))).execute(conn).await?;
     diesel::delete(one_time_tokens::table.filter(one_time_tokens::user_id.eq(user_id))).execute(conn).await?;
     diesel::delete(staff_sessions::table.filter(staff_sessions::user_id.eq(user_id))).execute(conn).await?;
+    diesel::delete(staff_origins::table.filter(staff_origins::user_id.eq(user_id))).execute(conn).await?;
     diesel::delete(totp::table.find(user_id)).execute(conn).await?;
     diesel::delete(recovery_codes::table.filter(recovery_codes::user_id.eq(user_id))).execute(conn).await?;
     Ok(())

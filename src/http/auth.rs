@@ -161,6 +161,10 @@ async fn admin_of(request: &HttpRequest, app: &App) -> Result<Option<StaffSessio
     if request.headers().contains_key(AUTHORIZATION) || !Door::of(request).is_inner() {
         return Ok(None);
     }
+    // Not for a script of an origin that CORS lets read the API: that is let in for users, by their tokens.
+    if staff::is_cross_site(request, app) {
+        return Ok(None);
+    }
     let Some(token) = staff::token_of(request, app) else { return Ok(None) };
     Ok(access::staff::find(app, &token, app.clock.now()).await?.filter(|session| session.has_second_factor))
 }

@@ -10,11 +10,17 @@ use crate::app::App;
 const SECURE_NAME: &str = "__Host-admin";
 const PLAIN_NAME: &str = "admin";
 
-/// Whether the browser's side of the connection is TLS, as a trusted proxy says; the process itself speaks plain HTTP.
+/// Whether the browser's side of the connection is TLS; the process itself speaks plain HTTP. A trusted proxy says so, or people
+/// were told this address with https.
 pub fn is_tls(request: &HttpRequest, app: &App) -> bool {
-    let forwarded = request.headers().get("x-forwarded-proto").and_then(|value| value.to_str().ok());
-    app.config.http.trusted_proxy_count > 0
-        && forwarded.is_some_and(|protocols| protocols.rsplit(',').next().is_some_and(|last| last.trim().eq_ignore_ascii_case("https")))
+    let forwarded = header_of(request, "x-forwarded-proto").unwrap_or_default();
+    let told = forwarded.rsplit(',').next().is_some_and(|last| last.trim().eq_ignore_ascii_case("https"));
+    let is_public = |host| app.config.mail.public_base_url.strip_prefix("https://").and_then(|rest| rest.split('/').next()) == Some(host);
+    (app.config.http.trusted_proxy_count > 0 && told) || header_of(request, header::HOST.as_str()).is_some_and(is_public)
+}
+
+fn header_of<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    request.headers().get(name).map(|value| value.to_str().unwrap_or("unreadable"))
 }
 
 /// What the request's cookie holds, if there is one.
@@ -36,13 +42,20 @@ pub fn no_cookie(is_tls: bool) -> Cookie<'static> {
     cookie
 }
 
-/// Whether a browser says that another site made it send this (OWASP CSRF Cheat Sheet: Fetch Metadata, then Origin).
+/// Whether a browser says that something elsewhere made it send this (OWASP CSRF Cheat Sheet: Fetch Metadata, then Origin).
 pub fn is_cross_site(request: &HttpRequest, app: &App) -> bool {
-    let text = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or("unreadable"));
-    if text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {
-        return true;
-    }
+    header_of(request, "sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) || is_of_other_origin(request, app)
+}
+
+/// Whether a script of another origin asks, to which CORS might show the answer. Who follows a link sends no Origin.
+pub fn is_of_other_origin(request: &HttpRequest, app: &App) -> bool {
     let scheme = if is_tls(request, app) { "https" } else { "http" };
-    let own = text(header::HOST.as_str()).map(|host| format!("{scheme}://{host}"));
-    text("origin").is_some_and(|origin| own.as_deref() != Some(origin) && origin != app.config.mail.public_base_url)
+    let own = header_of(request, header::HOST.as_str()).map(|host| format!("{scheme}://{host}"));
+    header_of(request, "origin").is_some_and(|origin| own.as_deref() != Some(origin) && origin != app.config.mail.public_base_url)
+}
+
+/// Whether somebody follows a link of another site: then the browser keeps the cookie back (RFC 6265bis, SameSite=Strict).
+pub fn is_followed_from_elsewhere(request: &HttpRequest) -> bool {
+    header_of(request, "sec-fetch-mode") == Some("navigate")
+        && header_of(request, "sec-fetch-site").is_some_and(|site| matches!(site, "cross-site" | "same-site"))
 }

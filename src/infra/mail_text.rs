@@ -51,6 +51,13 @@ pub fn of(message: &Message) -> Text {
                 "If you forgot your password, ask for a new one. If it was not you, do nothing.",
             ],
         ),
+        "second_factor_failures" => (
+            "Wrong codes for your account",
+            &[
+                "Your password was right, and ten wrong codes in a day were tried after it at the operators' pages.",
+                "If that was not you, somebody knows your password: change it now.",
+            ],
+        ),
         "sign_in_failures" => (
             "Many wrong passwords for your account",
             &[
@@ -116,6 +123,7 @@ mod tests {
             (T::EmailChanged, false),
             (T::RegistrationAttempted, false),
             (T::SignInFailures, false),
+            (T::SecondFactorFailures, false),
         ];
         for (template, linked) in all {
             let text = of(&message(template.code(), "Ada"));

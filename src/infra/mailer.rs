@@ -31,6 +31,8 @@ pub enum Template {
     RegistrationAttempted,
     /// A hundred wrong passwords in a row.
     SignInFailures,
+    /// Ten wrong codes in a day, after a right password.
+    SecondFactorFailures,
 }
 
 impl Template {
@@ -44,6 +46,7 @@ impl Template {
             Template::EmailChanged => "email_changed",
             Template::RegistrationAttempted => "registration_attempted",
             Template::SignInFailures => "sign_in_failures",
+            Template::SecondFactorFailures => "second_factor_failures",
         }
     }
 }

@@ -158,6 +158,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    staff_origins (user_id, ip_bucket) {
+        user_id -> Uuid,
+        ip_bucket -> Text,
+        last_seen_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     staff_sessions (token_sha256) {
         token_sha256 -> Bytea,
         user_id -> Uuid,
@@ -217,6 +225,7 @@ diesel::joinable!(preferences -> users (user_id));
 diesel::joinable!(push_tokens -> users (user_id));
 diesel::joinable!(recovery_codes -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
+diesel::joinable!(staff_origins -> users (user_id));
 diesel::joinable!(staff_sessions -> users (user_id));
 diesel::joinable!(totp -> users (user_id));
 
@@ -233,6 +242,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     push_tokens,
     recovery_codes,
     sessions,
+    staff_origins,
     staff_sessions,
     throttles,
     totp,

@@ -16,7 +16,7 @@ use crate::infra::password_hash::PasswordHasher;
 
 pub use change::{Checked, NewPassword, change, check_current};
 pub use policy::Password;
-pub use reset::{confirm_reset, request_reset, send_reset_link};
+pub use reset::{confirm_reset, request_reset, send_reset_link, set_anew};
 
 /// Judges a new password in the queue of the hashes, because a hostile one takes about as long.
 pub async fn choose(hasher: &PasswordHasher, text: String, personal: Vec<String>) -> Result<Result<Password, &'static str>> {

@@ -37,8 +37,7 @@ pub async fn send_reset_link(tx: &mut Tx, card: &Card, config: &Config, cause: &
     mailer::send_link(tx, Template::PasswordReset, Purpose::PasswordReset, card.recipient(), config, cause).await
 }
 
-/// Sets a new password for whoever holds the link. It ends every session, and whatever an intruder may have left in the
-/// account: links, a pending change of address, a phone. Holding the link proves the address as well.
+/// Sets a new password for whoever holds the link, as [`set_anew`] does. Holding the link proves the address as well.
 pub async fn confirm_reset(app: &App, text: String, new: Typed, cause: Cause) -> Result<()> {
     let (keys, limit, bucket, now) = (app.keys.clone(), app.config.limits.token_ip, cause.ip_bucket(), cause.at);
     let reading = app.db.read(move |conn| {
@@ -61,12 +60,8 @@ async fn reset(tx: &mut Tx, token: Token, new_hash: &str, config: &Config, cause
     if !one_time_token::update_used(tx, token.id, cause.at).await? {
         return Err(invalid());
     }
-    store::upsert_hash(tx, token.user_id, new_hash, cause.at).await?;
-    void_links(tx, token.user_id, cause).await?;
-    // The account's row is locked before its push token, as everywhere.
     let newly_verified = store::update_verified(tx, token.user_id, &token.address, cause.at).await?;
-    let card = access::end_sessions(tx, token.user_id, "password_reset", cause).await?;
-    push_tokens::clear(tx, token.user_id, "password_reset", cause).await?;
+    let card = set_anew(tx, token.user_id, new_hash, cause).await?;
     if !card.is_active || card.email != token.address {
         return Err(invalid());
     }
@@ -76,6 +71,17 @@ async fn reset(tx: &mut Tx, token: Token, new_hash: &str, config: &Config, cause
         events::announce(tx, cause, [Event::new(EventType::UserVerified, card.user_id, card.version)]).await?;
     }
     mailer::notify(tx, Template::PasswordChanged, card.recipient(), config, cause).await
+}
+
+/// Sets a password without the old one. It ends every session, and whatever an intruder may have left: links, a pending change of
+/// address, a phone.
+pub async fn set_anew(tx: &mut Tx, user_id: uuid::Uuid, new_hash: &str, cause: &Cause) -> Result<Card> {
+    store::upsert_hash(tx, user_id, new_hash, cause.at).await?;
+    void_links(tx, user_id, cause).await?;
+    // The account's row is locked before its push token, as everywhere.
+    let card = access::end_sessions(tx, user_id, "password_reset", cause).await?;
+    push_tokens::clear(tx, user_id, "password_reset", cause).await?;
+    Ok(card)
 }
 
 /// Links that somebody who knew the old password may have asked for.

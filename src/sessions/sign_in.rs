@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Lifetime, Opened, open, store};
+use crate::access;
 use crate::app::App;
 use crate::card::email_address::EmailAddress;
 use crate::card::{self, Card};
@@ -137,7 +138,10 @@ async fn count_and_find(app: &App, email: &str, cause: &Cause) -> Result<Attempt
             throttle::count(conn, &keys, ACCOUNT_LIMIT, &account_key, limits.login_account, now).await?;
             // The same queries for an unknown address as for a known one.
             let user_id = card::find_id_by_email_key(conn, &email_key).await?.unwrap_or_default();
-            if !store::exists_from(conn, user_id, &bucket, now - KNOWN_FOR).await? {
+            let since = now - KNOWN_FOR;
+            let is_known = store::exists_from(conn, user_id, &bucket, since).await?
+                || access::staff::is_known_from(conn, user_id, &bucket, since).await?;
+            if !is_known {
                 throttle::count(conn, &keys, "LOGIN_ACCOUNT_NEW", &email_key, limits.login_account_new, now).await?;
             }
             let (card, hash) = (card::find(conn, user_id).await?, passwords::find_hash(conn, user_id).await?);

@@ -176,6 +176,12 @@ def walk(driver):
     me.follow("Health")
     me.look("health", "cache hits")
 
+    # A link in somebody's mail: the browser keeps the cookie back at first, and the session is there all the same.
+    driver.get(f"data:text/html,<p><a href='{BASE}/admin/health'>the health page</a>")
+    me.follow("the health page")
+    WebDriverWait(driver, 10).until(lambda driver: driver.find_elements(By.TAG_NAME, "main"))
+    me.look("followed", "cache hits")
+
     sql("UPDATE staff_sessions SET last_used_at = now() - interval '31 minutes'")
     me.follow("Users")
     me.look("session-ended", "Your session has ended")

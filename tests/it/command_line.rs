@@ -300,3 +300,34 @@ async fn secrets_stand_in_no_log_line_metric_error_or_row_however_much_is_logged
     broker.delete_all().await;
     names.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_json_a_command_prints_one_document_and_nothing_else() {
+    let app = TestApp::api().await;
+    let variables = app.variables();
+    let key_file = format!("{}/{}.pem", env!("CARGO_TARGET_TMPDIR"), uuid::Uuid::new_v4());
+    let dump = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/django/users.sql");
+    let user = app.client.register("Ada").await;
+    for (arguments, field, expected) in [
+        (["migrate"].as_slice(), "/applied", json!([])),
+        (&["config", "check", "--role", "api"], "/complete", json!(true)),
+        (&["keys", "service", "gateway", "--scope", "users:read"], "/name", json!("gateway")),
+        (&["keys", "generate", &key_file], "/file", json!(key_file)),
+        (&["keys", "rotate", &key_file], "/rotated", json!(true)),
+        (&["dead-letters", "list"], "", json!([])),
+        (&["dead-letters", "redrive", "--all"], "/redriven", json!(0)),
+        (&["dead-letters", "purge", "--all"], "/purged", json!(0)),
+        (&["users", "import", "--from-django", dump, "--dry-run"], "/kept_out", json!(3)),
+        (&["users", "import", "--from-django", dump], "/imported", json!(9)),
+        (&["users", "export", &user.email], "/user/name", json!("Ada")),
+        (&["users", "erase", &user.email, "--yes"], "/erased", json!(true)),
+        (&["doctor", "--role", "api"], "/0/state", json!("ok")),
+    ] {
+        let arguments = [arguments, &["--json"]].concat();
+        let (code, stdout, stderr) = run_fed(&arguments, &variables, "").await;
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        let document: serde_json::Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {stdout}"));
+        assert_eq!(document.pointer(field), Some(&expected), "{arguments:?}: {stdout}");
+    }
+    app.stop().await.unwrap();
+}

@@ -19,6 +19,7 @@ mod inbox;
 mod keys;
 mod mail;
 mod operators;
+mod operators_attacked;
 mod passwords;
 mod preferences;
 mod profile;

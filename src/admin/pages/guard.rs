@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::card;
 use crate::error::{Code, Error, Result};
 use crate::http::doors::{Door, nothing_here};
-use crate::http::staff::{is_cross_site, token_of};
+use crate::http::staff::{is_cross_site, is_followed_from_elsewhere, is_of_other_origin, token_of};
 
 /// Pages that are shown to whoever comes.
 const OPEN: [&str; 3] = ["/admin/login", "/admin/enrol", "/admin/style.css"];
@@ -52,6 +52,13 @@ struct NotEnrolled<'a> {
     csrf: String,
 }
 
+#[derive(Template)]
+#[template(path = "admin/pages/html/again.html")]
+struct Again<'a> {
+    app_name: &'a str,
+    to: &'a str,
+}
+
 pub async fn guard(request: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     // At the public door it is as if there were no such pages.
     if !Door::of(request.request()).is_inner() {
@@ -67,8 +74,14 @@ pub async fn guard(request: ServiceRequest, next: Next<impl MessageBody + 'stati
 /// Lets a request pass, or says where it goes instead.
 async fn admit(request: &HttpRequest) -> Result<Option<HttpResponse>> {
     let app = request.app_data::<Data<App>>().ok_or_else(|| Error::internal("the application state is missing"))?;
-    if request.method() != Method::GET && request.method() != Method::HEAD && is_cross_site(request, app) {
-        return Err(Error::new(Code::Forbidden, "This form was sent from another site."));
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_of_other_origin(request, app) || (!reads && is_cross_site(request, app)) {
+        return Err(Error::new(Code::Forbidden, "This was sent from another site."));
+    }
+    if reads && is_followed_from_elsewhere(request) {
+        // Asked for once more by a page of ours it comes with the cookie. Without, a sign-in page would take the cookie's place.
+        let to = request.uri().path_and_query().map_or("/admin", |uri| uri.as_str());
+        return Ok(Some(show(&Again { app_name: &app.config.app_name, to })));
     }
     if request.path() == "/admin/style.css" {
         return Ok(None);

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::forms::{Empty, OwnForm};
 use super::guard::Visit;
 use super::{Shown, problem, see_other, show, show_as};
-use crate::access::staff::{self, StaffToken};
-use crate::admin::staff::{enrol, open_enrolment, prove, sign_in};
+use crate::access::staff::StaffToken;
+use crate::admin::staff::{enrol, open_enrolment, prove, sign_in, sign_out};
 use crate::app::App;
 use crate::error::{Code, Error, Kind};
 use crate::http::State;
@@ -114,9 +114,10 @@ pub async fn submit_code(app: State, request: HttpRequest, visit: Visit, origin:
     }
 }
 
-pub async fn submit_sign_out(app: State, request: HttpRequest, visit: Visit, OwnForm(_form): OwnForm<Empty>) -> Shown {
-    if let Some(token) = visit.token {
-        app.db.write(move |tx| async move { staff::end(tx, &token).await }.boxed()).await?;
+pub async fn submit_sign_out(app: State, request: HttpRequest, visit: Visit, origin: Origin, OwnForm(_form): OwnForm<Empty>) -> Shown {
+    if let (Some(token), Some(session)) = (visit.token, visit.session) {
+        let cause = origin.of_admin(&session);
+        app.db.write(move |tx| async move { sign_out(tx, &session, &token, &cause).await }.boxed()).await?;
     }
     let mut response = see_other("/admin/login");
     response.add_cookie(&no_cookie(is_tls(&request, &app))).map_err(Error::internal)?;
@@ -159,9 +160,9 @@ pub async fn show_enrolment(app: State, request: HttpRequest, visit: Visit, orig
 }
 
 async fn enrolment_form(app: &App, request: &HttpRequest, visit: &Visit, cause: &Cause, text: &str, failed: Option<Error>) -> Shown {
-    let enrolment = open_enrolment(app, text.to_owned(), cause).await?;
-    let (typed, picture) = enrolment.invitation(&app.config.app_name)?;
     let session = visit.token.clone().map_or_else(StaffToken::new, Ok)?;
+    let enrolment = open_enrolment(app, text.to_owned(), &session, cause).await?;
+    let (typed, picture) = enrolment.invitation(&app.config.app_name)?;
     let page = Enrol {
         app_name: &app.config.app_name,
         csrf: session.csrf(&app.keys),
@@ -178,7 +179,8 @@ async fn enrolment_form(app: &App, request: &HttpRequest, visit: &Visit, cause: 
 
 pub async fn submit_enrolment(app: State, request: HttpRequest, visit: Visit, origin: Origin, OwnForm(form): OwnForm<FirstCode>) -> Shown {
     let cause = origin.of_anyone();
-    let enrolment = open_enrolment(&app, form.token.clone(), &cause).await?;
+    let browser = visit.token.clone().ok_or(Code::Unauthenticated)?;
+    let enrolment = open_enrolment(&app, form.token.clone(), &browser, &cause).await?;
     match enrol(&app, enrolment, &form.code, cause.clone()).await {
         Ok(codes) => Ok(show(&Enrolled { app_name: &app.config.app_name, codes })),
         Err(error) if error.code == Code::ValidationFailed => {

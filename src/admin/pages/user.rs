@@ -139,14 +139,18 @@ fn user_id(text: &str) -> Result<Uuid> {
     Uuid::try_parse(text).map_err(|_no_id| Code::UserNotFound.into())
 }
 
+fn session_id(text: &str) -> Result<Uuid> {
+    Uuid::try_parse(text).map_err(|_no_id| Code::SessionNotFound.into())
+}
+
 pub async fn ask_end_session(app: State, admin: Admin, path: Path<(String, String)>) -> Shown {
-    let card = find_card(&app, &path.0).await?;
+    let (card, session_id) = (find_card(&app, &path.0).await?, session_id(&path.1)?);
     let back = format!("/admin/users/{}", card.user_id);
     Ok(show(&Ask {
         frame: admin.frame("users"),
         title: format!("End a session: {}", card.email),
         text: "The device is signed out at once; the others stay.".to_owned(),
-        action: format!("{back}/sessions/{}", path.1),
+        action: format!("{back}/sessions/{session_id}"),
         back,
         fields: Vec::new(),
         needs_reason: false,
@@ -162,7 +166,7 @@ pub async fn submit_end_session(
     path: Path<(String, String)>,
     OwnForm(_form): OwnForm<Empty>,
 ) -> Shown {
-    let (user_id, session_id) = (user_id(&path.0)?, Uuid::try_parse(&path.1).map_err(|_no_id| Code::SessionNotFound)?);
+    let (user_id, session_id) = (user_id(&path.0)?, session_id(&path.1)?);
     let cause = origin.of_admin(&admin.session);
     app.db.write(move |tx| async move { end_session(tx, user_id, session_id, &cause).await }.boxed()).await?;
     Ok(see_other(&format!("/admin/users/{user_id}?done=session")))
