@@ -1,7 +1,7 @@
 //! The fault laboratory: the service while what it depends on fails, with books that must add up afterwards.
 //!
 //! `make chaos-short`, `make chaos`: what kills services has a set of them to itself (`alone::`); what kills only our own
-//! process or puts a network of ours in between shares another (`beside::`).
+//! process or puts a network of ours in between shares another (`beside::`). `make upgrade` runs the rest.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "the figures are worth seeing")]
 #![expect(clippy::large_futures, reason = "a test is awaited once")]
@@ -10,12 +10,14 @@
 mod alone {
     mod kills;
     mod outages;
+    mod writes;
 }
 mod beside {
     mod backlog;
     mod crash_points;
     mod degradation;
     mod flaws;
+    mod hang_ups;
     mod mails;
     mod network;
     mod opt_outs;
@@ -30,6 +32,7 @@ mod proxy;
 #[path = "../it/support/mod.rs"]
 #[expect(dead_code, reason = "shared with tests/it, which uses more of it")]
 mod support;
+mod upgrade;
 mod worker;
 
 use std::process::Stdio;

@@ -149,7 +149,9 @@ impl PlainWorker {
         let connection = connect(&self.names).await;
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        channel.basic_qos(10, BasicQosOptions::default()).await.unwrap();
+        // One at a time, so that copies, which lie side by side, are in two hands at once.
+        let prefetch = if self.has(Flaw::CheckThenAct) { 1 } else { 10 };
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await.unwrap();
         let tag = uuid::Uuid::new_v4().to_string();
         let consuming =
             channel.basic_consume(self.names.push_queue.as_str().into(), tag.into(), BasicConsumeOptions::default(), FieldTable::default());
