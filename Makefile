@@ -111,6 +111,10 @@ chaos-short: ## The fault laboratory's short form: kills, a bad network, every c
 chaos: ## Its long form: 10,000 messages and 40 kills, three times; ten minutes of outage (an hour)
 	@CHAOS=long scripts/chaos
 
+.PHONY: upgrade
+upgrade: ## A million users migrated under the version before (FROM=commit), and no request fails
+	@scripts/upgrade $(FROM)
+
 .PHONY: bench
 bench: services ## Requests and messages a second next to bare counterparts, as ratios
 	@$(WITH_SERVICES) cargo bench --quiet --bench throughput

@@ -17,7 +17,12 @@ impl Worker {
 
     /// The same in another role.
     pub fn start_as(role: &str, app: &TestApp, changes: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_user-service"));
+        Self::start_version(env!("CARGO_BIN_EXE_user-service"), role, app, changes)
+    }
+
+    /// The same of another version.
+    pub fn start_version(binary: &str, role: &str, app: &TestApp, changes: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(binary);
         command.env_clear().args(["--role", role]).kill_on_drop(true).stdout(log()).stderr(log()).envs(app.variables());
         command.envs([("PORT", "0"), ("BREAKER_OPEN_SECONDS", "3")]).envs(changes.iter().copied());
         Self(command.spawn().unwrap())
