@@ -9,6 +9,7 @@ use crate::infra::access_token::AccessTokens;
 use crate::infra::breaker::Breaker;
 use crate::infra::cache::Cache;
 use crate::infra::clock::Clock;
+use crate::infra::connections::Connections;
 use crate::infra::db::Database;
 use crate::infra::gates::Gates;
 use crate::infra::key_sighting::KeySightings;
@@ -42,6 +43,7 @@ pub struct App {
     pub ip_limiter: RateLimiter,
     pub clock: Clock,
     pub status: Status,
+    pub connections: Connections,
 }
 
 impl App {
@@ -75,6 +77,7 @@ impl App {
             ip_limiter: RateLimiter::new("default_ip", config.limits.default_ip),
             clock,
             status,
+            connections: Connections::default(),
             config: Arc::new(config),
         })
     }

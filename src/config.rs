@@ -345,7 +345,8 @@ mod tests {
     #[test]
     fn equal_request_and_delivery_queues_are_refused() {
         assert!(with(&[("RABBITMQ_DELIVER_QUEUE", "push.queue")]).unwrap_err().to_string().contains("RABBITMQ_DELIVER_QUEUE"));
-        assert!(with(&[("RABBITMQ_DELIVER_ROUTING_KEY", "push")]).is_err());
+        assert!(with(&[("RABBITMQ_DELIVER_ROUTING_KEY", "push")]).is_err() && with(&[("RABBITMQ_EMAIL_ROUTING_KEY", "push")]).is_err());
+        assert!(with(&[("RABBITMQ_FAILED_QUEUE", "email.queue")]).unwrap_err().to_string().contains("RABBITMQ_FAILED_QUEUE"));
     }
 
     #[test]

@@ -109,18 +109,25 @@ pub async fn authenticate(app: &App, token: &str) -> Result<Authenticated> {
     let claims = app.access_tokens.verify(token, now)?;
     let session = Session { session_id: claims.sid, user_id: claims.sub };
     let caller = session.user_id.to_string();
-    let (cached, card, counted) = read_cached(app, session, app.user_limiter.counter(&caller, now)).await;
-    let allowance = app.user_limiter.judge(&caller, counted, now)?;
-    if cached != Some(session) {
-        confirm(app, session, now).await?;
+    let counter = app.user_limiter.counter(&caller, now);
+    let (cached, card, counted) = read_cached(app, session, counter.as_ref()).await;
+    if cached != Some(session)
+        && let Err(refused) = confirm(app, session, now).await
+    {
+        // Who holds a token of a session that has ended must not use up what belongs to those that live.
+        if let (Some(counter), Some(_)) = (counter, counted) {
+            app.cache.uncount(&counter).await;
+        }
+        return Err(refused);
     }
+    let allowance = app.user_limiter.judge(&caller, counted, now)?;
     Ok(Authenticated { session, card, allowance })
 }
 
-async fn read_cached(app: &App, session: Session, counter: Option<Counter>) -> (Option<Session>, Option<Card>, Option<u64>) {
+async fn read_cached(app: &App, session: Session, counter: Option<&Counter>) -> (Option<Session>, Option<Card>, Option<u64>) {
     let keys = [session_key(session.session_id), card::key(session.user_id)];
     let found = match counter {
-        Some(counter) => app.cache.get_many_counting(&keys, &counter).await.map(|(found, counted)| (found, Some(counted))),
+        Some(counter) => app.cache.get_many_counting(&keys, counter).await.map(|(found, counted)| (found, Some(counted))),
         None => app.cache.get_many(&keys).await.map(|found| (found, None)),
     };
     let Ok((found, counted)) = found else { return (None, None, None) };

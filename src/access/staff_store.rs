@@ -96,9 +96,10 @@ pub async fn delete_old(conn: &mut AsyncPgConnection, now: DateTime<Utc>, limit:
     diesel::delete(staff_sessions::table.filter(staff_sessions::token_sha256.eq_any(old))).execute(conn).await
 }
 
-/// Whether this user is an active admin, and no other one is.
+/// Whether this user is an active admin, and no other one is who can sign in: who has no second factor yet cannot.
 pub async fn is_last_admin(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<bool> {
     let admins = users::table.filter(users::is_staff.and(users::is_active)).filter(users::erased_at.is_null());
-    let some = admins.select(users::id).limit(2).load::<Uuid>(conn).await?;
-    Ok(some == [user_id])
+    let others = admins.filter(users::id.ne(user_id)).inner_join(totp::table);
+    let is_admin = diesel::select(diesel::dsl::exists(admins.filter(users::id.eq(user_id)))).get_result::<bool>(conn).await?;
+    Ok(is_admin && !diesel::select(diesel::dsl::exists(others)).get_result::<bool>(conn).await?)
 }

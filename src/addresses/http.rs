@@ -151,6 +151,7 @@ pub async fn request_email_change(
     idempotency: Idempotency,
     Body(body): Body<RequestEmailChange>,
 ) -> Result<Answer<Reply<Nothing>>> {
+    let arrived = Instant::now();
     let email = EmailAddress::parse(&body.email).map_err(|problem| Error::field("email", problem))?;
     let cause = origin.of(session);
     if let Some(answer) = idempotency.find(&app, &cause).await? {
@@ -165,7 +166,10 @@ pub async fn request_email_change(
         }
         .boxed()
     });
-    writing.await
+    let even_answer = app.config.identity.even_answer;
+    let written = writing.await;
+    even_time::wait(arrived, even_answer).await;
+    written
 }
 
 #[api_operation(

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::card::email_address::EmailAddress;
 use crate::card::{self, Card};
-use crate::config::Config;
+use crate::config::{Config, Rate};
 use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
@@ -53,11 +53,17 @@ pub async fn request_change(
         return Ok(());
     }
     let owner = card::find_id_by_email_key(tx, &email.key()).await?;
-    // Nobody's mailbox is filled by somebody who has an account here.
-    let within = throttle::is_within(tx, keys, "EMAIL_CHANGE", &email.key(), config.limits.reset_account, cause.at).await?;
+    // Nobody's mailbox is filled by those who have accounts here, and nobody keeps its owner from moving there by asking first.
+    let limit = config.limits.reset_account;
+    let (one, all) = (format!("{} {}", card.user_id, email.key()), limit.map(|rate| Rate { count: rate.count.saturating_mul(4), ..rate }));
+    let within = throttle::is_within(tx, keys, "EMAIL_CHANGE", &one, limit, cause.at).await?
+        && throttle::is_within(tx, keys, "EMAIL_CHANGE_ADDRESS", &email.key(), all, cause.at).await?;
     if within && owner.is_none_or(|owner| owner == card.user_id) {
         let to = Recipient { address: email.as_str().to_owned(), ..card.recipient() };
         mailer::send_link(tx, Template::EmailChange, Purpose::EmailChange, to, config, cause).await?;
+    } else {
+        // A link that nobody is sent makes those of before void all the same: what becomes of them must not tell whose the address is.
+        one_time_token::insert(tx, Purpose::EmailChange, card.user_id, email.as_str(), cause.at).await?;
     }
     audit::record(tx, cause, Action::EmailChangeRequested, card.user_id).await?;
     mailer::notify(tx, Template::EmailChangeRequested, card.recipient(), config, cause).await

@@ -11,6 +11,9 @@ use crate::error::{Code, Result};
 use crate::infra::audit;
 use crate::infra::db::Connection;
 use crate::infra::key_sighting::{self, Configured, Sighting};
+use crate::infra::keys::ServerKeys;
+use crate::infra::mailer;
+use crate::infra::one_time_token;
 use crate::infra::outbox::{self, Lane};
 use crate::push::dead_letters::{self, DeadLetter, Filter};
 use crate::sessions;
@@ -77,6 +80,23 @@ pub async fn find_whole(conn: &mut Connection, user_id: Uuid, email_key: &str, n
 /// The newest mails, to one user or to all.
 pub async fn list_mails(conn: &mut Connection, user_id: Option<Uuid>, email_key: &str) -> Result<Vec<Mail>> {
     Ok(outbox::list_mails(conn, user_id, email_key, ROWS).await?.into_iter().map(Mail::from).collect())
+}
+
+/// The same with the links that are in them, as long as they work: for development, where mails go into the log only.
+pub async fn list_mails_with_links(
+    conn: &mut Connection,
+    keys: &ServerKeys,
+    email_key: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<(Mail, Option<String>)>> {
+    let mails = outbox::list_mails(conn, None, email_key, ROWS).await?;
+    let ids: Vec<Uuid> = mails.iter().filter_map(|mail| mail.one_time_token_id).collect();
+    let tokens = one_time_token::list(conn, &ids).await?;
+    let link = |mail: &outbox::Mail| {
+        let token = tokens.iter().find(|token| Some(token.id) == mail.one_time_token_id && token.is_live(now))?;
+        mailer::link(&mail.payload, &token.seal(keys))
+    };
+    Ok(mails.into_iter().map(|mail| (link(&mail), mail)).map(|(link, mail)| (mail.into(), link)).collect())
 }
 
 /// How messages fare.

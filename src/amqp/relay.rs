@@ -209,7 +209,7 @@ async fn settle(tx: &mut Tx, sender: &Sender, rows: &[Ready], results: Vec<Sent>
             Sent::Down(error) => failed = Some(error),
             Sent::Later(error) => match sender.next_attempt_at(row.attempts, now) {
                 Some(next) => {
-                    tracing::warn!(row = %row.id, lane, attempts = row.attempts + 1, error, "the outbox row waits");
+                    tracing::warn!(row = %row.id, correlation_id = row.correlation_id, lane, attempts = row.attempts + 1, error, "the outbox row waits");
                     outbox::update_failed_attempt(tx, row.id, next, &error).await?;
                 }
                 None => give_up(tx, row, lane, &error, now).await?,
@@ -226,7 +226,7 @@ async fn settle(tx: &mut Tx, sender: &Sender, rows: &[Ready], results: Vec<Sent>
 }
 
 async fn give_up(tx: &mut Tx, row: &Row, lane: &'static str, error: &str, now: DateTime<Utc>) -> Result<()> {
-    tracing::error!(row = %row.id, lane, attempts = row.attempts + 1, error, "the outbox row is given up");
+    tracing::error!(row = %row.id, correlation_id = row.correlation_id, lane, attempts = row.attempts + 1, error, "the outbox row is given up");
     metrics::counter!("outbox_given_up_total", "lane" => lane).increment(1);
     outbox::update_given_up(tx, row.id, now, error).await?;
     Ok(())
@@ -252,7 +252,13 @@ fn log(row: &Row) -> Sent {
     match serde_json::from_slice::<mailer::Message>(&row.payload) {
         Ok(message) => {
             let link = message.variables.link.as_deref().unwrap_or("-");
-            tracing::info!(template = message.template_code, to = message.variables.email, link, "mail");
+            tracing::info!(
+                correlation_id = row.correlation_id,
+                template = message.template_code,
+                to = message.variables.email,
+                link,
+                "mail"
+            );
             Sent::Done
         }
         Err(error) => Sent::Never(error.to_string()),

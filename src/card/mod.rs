@@ -157,6 +157,16 @@ pub fn updated(card: &Card, fields: &[&str]) -> Event {
     Event::new(EventType::UserUpdated, card.user_id, card.version).with("changed", fields.to_vec())
 }
 
+/// Locks the user's row, which comes before all rows of his; `false`: there is no such user.
+pub async fn lock(conn: &mut AsyncPgConnection, user_id: Uuid) -> Result<bool> {
+    Ok(store::lock(conn, user_id).await?.is_some())
+}
+
+/// Keeps the user's sessions from being ended until the caller's transaction ends; `false`: they were, since the card was read.
+pub async fn hold_sessions(conn: &mut AsyncPgConnection, card: &Card) -> Result<bool> {
+    Ok(store::lock_epoch(conn, card.user_id).await? == Some((card.session_epoch, true)))
+}
+
 /// The card as the caller's transaction sees it.
 pub async fn find(conn: &mut AsyncPgConnection, user_id: Uuid) -> Result<Option<Card>> {
     Ok(store::list_cards(conn, &[user_id]).await?.pop())

@@ -33,6 +33,16 @@ struct UserRow {
 /// The user, the live push token, and what was chosen for email and push.
 type CardRow = (UserRow, Option<String>, Option<bool>, Option<bool>);
 
+/// Held until the transaction ends; `None`: there is no such user.
+pub async fn lock(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<Option<i64>> {
+    users::table.find(user_id).select(users::version).for_no_key_update().first(conn).await.optional()
+}
+
+/// The same against changes only: any number may hold it at once.
+pub async fn lock_epoch(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<Option<(i32, bool)>> {
+    users::table.find(user_id).select((users::session_epoch, users::is_active)).for_share().first(conn).await.optional()
+}
+
 pub async fn list_cards(conn: &mut AsyncPgConnection, user_ids: &[Uuid]) -> QueryResult<Vec<Card>> {
     let live_token = push_tokens::user_id.eq(users::id).and(push_tokens::retired_at.is_null());
     let email = by_email.field(preferences::user_id).eq(users::id);

@@ -63,22 +63,18 @@ impl Broker {
             ),
             prefetch: env.number("WORKER_PREFETCH", 256, 1..=10_000),
         };
-        for (variable, name) in [
+        // A queue for two things has consumers who get what is not theirs, links among it; and what goes out would come in again.
+        env.all_differ(&[
+            ("RABBITMQ_PUSH_QUEUE", &broker.push_queue),
             ("RABBITMQ_DELIVER_QUEUE", &broker.deliver_queue),
-            ("RABBITMQ_FAILED_QUEUE", &broker.failed_queue),
             ("RABBITMQ_EMAIL_QUEUE", &broker.email_queue),
-        ] {
-            if *name == broker.push_queue {
-                env.problem(variable, "is the queue of RABBITMQ_PUSH_QUEUE: what goes out would come in again", "another name");
-            }
-        }
-        if broker.deliver_key == broker.push_key {
-            env.problem(
-                "RABBITMQ_DELIVER_ROUTING_KEY",
-                "equals RABBITMQ_PUSH_ROUTING_KEY: what goes out would come in again",
-                "another key",
-            );
-        }
+            ("RABBITMQ_FAILED_QUEUE", &broker.failed_queue),
+        ]);
+        env.all_differ(&[
+            ("RABBITMQ_PUSH_ROUTING_KEY", &broker.push_key),
+            ("RABBITMQ_DELIVER_ROUTING_KEY", &broker.deliver_key),
+            ("RABBITMQ_EMAIL_ROUTING_KEY", &broker.email_key),
+        ]);
         broker
     }
 }

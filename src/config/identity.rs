@@ -60,7 +60,7 @@ impl Identity {
                 &[("open", RegistrationPrivacy::Open), ("strict", RegistrationPrivacy::Strict)],
                 RegistrationPrivacy::Open,
             ),
-            even_answer: Duration::from_millis(env.number("EVEN_ANSWER_MILLISECONDS", 500, 10..=5000)),
+            even_answer: Duration::from_millis(env.number("EVEN_ANSWER_MILLISECONDS", 1000, 10..=5000)),
         };
         match (&identity.jwt_secret, &identity.jwt_private_key_file, &identity.app_secret) {
             (None, None, _) => env.not_set("JWT_SECRET", "a secret, or JWT_PRIVATE_KEY_FILE with APP_SECRET"),

@@ -72,6 +72,15 @@ impl<'a> Reader<'a> {
         self.problems.push(Problem { variable: variable.to_owned(), wrong: wrong.into(), right: right.into() });
     }
 
+    /// Reports each variable whose value is an earlier one's.
+    pub fn all_differ(&mut self, variables: &[(&str, &String)]) {
+        for (place, (variable, value)) in variables.iter().enumerate() {
+            if let Some((other, _)) = variables[..place].iter().find(|(_, earlier)| earlier == value) {
+                self.problem(variable, format!("is the same as {other}: one would get what is the other's"), "another name");
+            }
+        }
+    }
+
     pub fn finish<T>(self, value: T) -> Result<T, Problems> {
         if self.problems.is_empty() { Ok(value) } else { Err(Problems(self.problems)) }
     }

@@ -92,8 +92,8 @@ macro_rules! extracts {
     };
 }
 
-extracts!(SignedIn, identify, |_app, identified| identified.user().map(|(session, _card)| SignedIn(session)));
-extracts!(Me, identify, |app, identified| {
+extracts!(SignedIn, identify_user, |_app, identified| identified.user().map(|(session, _card)| SignedIn(session)));
+extracts!(Me, identify_user, |app, identified| {
     let (session, card) = identified.user()?;
     Ok(Me(card::known_or_cached(app, card, session.user_id).await?))
 });
@@ -149,7 +149,19 @@ async fn identify(request: &HttpRequest, app: &App) -> Result<Identified> {
     if let Some(admin) = admin_of(request, app).await? {
         return Ok(Identified { caller: Caller::Admin(admin), card: None });
     }
-    let Authenticated { session, card, allowance } = access::authenticate(app, bearer(request)?).await?;
+    authenticate(request, app, bearer(request)?).await
+}
+
+/// The same where only a user may be: a gateway that shows its own key beside his token (for `forward`) does not stand in for him.
+async fn identify_user(request: &HttpRequest, app: &App) -> Result<Identified> {
+    match bearer(request).ok().filter(|token| is_token(token)) {
+        Some(token) => authenticate(request, app, token).await,
+        None => identify(request, app).await,
+    }
+}
+
+async fn authenticate(request: &HttpRequest, app: &App, token: &str) -> Result<Identified> {
+    let Authenticated { session, card, allowance } = access::authenticate(app, token).await?;
     if let Some(allowance) = allowance {
         request.extensions_mut().insert(allowance);
     }
@@ -195,9 +207,14 @@ pub(super) fn service_of(request: &HttpRequest, app: &App) -> Option<Option<Serv
     if let Some(key) = request.headers().get(SERVICE_KEY) {
         return Some(key.to_str().ok().and_then(|key| find(key.trim())));
     }
-    // A token has dots in it, a key has none: what is certainly no key is not hashed.
-    let token = bearer(request).ok().filter(|token| !token.contains('.'))?;
-    find(token).map(Some)
+    // What is certainly no key is not hashed.
+    let key = bearer(request).ok().filter(|key| !is_token(key))?;
+    find(key).map(Some)
+}
+
+/// An access token has dots in it, a service key has none.
+fn is_token(credential: &str) -> bool {
+    credential.contains('.')
 }
 
 /// The one bearer token of a request; its scheme's case does not matter (RFC 9110, 11.1).

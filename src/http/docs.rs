@@ -48,9 +48,9 @@ pub fn spec() -> Spec {
 /// The pages' routes.
 pub fn configure(config: &mut ServiceConfig) {
     for (path, content_type, encoding, body) in ASSETS {
-        config.route(path, web::get().to(move || asset(content_type, encoding, body)));
+        config.service(web::resource(path).route(web::get().to(move || asset(content_type, encoding, body))));
     }
-    config.route("/docs/errors", web::get().to(errors));
+    config.service(web::resource("/docs/errors").route(web::get().to(errors)));
 }
 
 /// The table of codes, to link to.

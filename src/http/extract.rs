@@ -12,6 +12,7 @@ use apistos::paths::Parameter;
 use apistos::reference_or::ReferenceOr;
 use futures_util::StreamExt as _;
 use schemars::JsonSchema;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
@@ -40,12 +41,17 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
         Box::pin(async move {
             check_media_type(&request)?;
             let body = receive(payload).await?;
-            if idempotency::has_key(&request) {
-                request.extensions_mut().insert(RawBody(body.clone()));
-            }
-            parse(&body).map(Body)
+            accept(&request, body).map(Self)
         })
     }
+}
+
+fn accept<T: DeserializeOwned>(request: &HttpRequest, body: Bytes) -> Result<T> {
+    check_media_type(request)?;
+    if idempotency::has_key(request) {
+        request.extensions_mut().insert(RawBody(body.clone()));
+    }
+    parse(&body)
 }
 
 impl<T: ApiComponent> ApiComponent for Body<T> {
@@ -67,13 +73,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for OptionalBody<T> {
     type Future = Extracting<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        // A request has a body if one of these says so (RFC 9112, 6).
-        let length = request.headers().get(header::CONTENT_LENGTH).map(|length| length.as_bytes() != b"0");
-        if !length.unwrap_or_else(|| request.headers().contains_key(header::TRANSFER_ENCODING)) {
-            return Box::pin(std::future::ready(Ok(Self(None))));
-        }
-        let body = Body::<T>::from_request(request, payload);
-        Box::pin(async move { body.await.map(|Body(body)| Self(Some(body))) })
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let body = receive(payload).await?;
+            if body.is_empty() { Ok(Self(None)) } else { accept(&request, body).map(|body| Self(Some(body))) }
+        })
     }
 }
 
@@ -88,6 +92,34 @@ impl<T: ApiComponent> ApiComponent for OptionalBody<T> {
 
     fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
         T::schema()
+    }
+}
+
+/// No body, or one that says nothing; whatever else comes is a mistake that its sender should hear of.
+#[derive(Debug)]
+pub struct NoBody;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Empty {}
+
+impl FromRequest for NoBody {
+    type Error = Error;
+    type Future = Extracting<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = OptionalBody::<Empty>::from_request(request, payload);
+        Box::pin(async move { body.await.map(|_nothing| Self) })
+    }
+}
+
+impl ApiComponent for NoBody {
+    fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
+        Vec::new()
+    }
+
+    fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
+        None
     }
 }
 
@@ -189,6 +221,9 @@ impl<T: DeserializeOwned> FromRequest for Query<T> {
     type Future = std::future::Ready<Result<Self>>;
 
     fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
+        if request.query_string().contains("%00") {
+            return std::future::ready(Err(malformed("The query string contains a NUL character.")));
+        }
         let parsed = actix_web::web::Query::<T>::from_query(request.query_string());
         std::future::ready(parsed.map(|query| Query(query.into_inner())).map_err(|error| {
             let text = error.to_string();

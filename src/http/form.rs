@@ -29,6 +29,9 @@ impl<T: DeserializeOwned + 'static> FromRequest for Form<T> {
             }
             let bytes = receive(payload).await?;
             let text = std::str::from_utf8(&bytes).map_err(|error| malformed("The form is not UTF-8.").with_source(error))?;
+            if text.contains("%00") || text.contains('\0') {
+                return Err(malformed("The form contains a NUL character."));
+            }
             // The form's syntax is that of a query string.
             let parsed = actix_web::web::Query::<T>::from_query(text);
             parsed.map(|form| Self(form.into_inner())).map_err(|error| malformed("The form lacks a field.").with_source(error))

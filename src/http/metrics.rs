@@ -1,13 +1,19 @@
 //! What the process counted, and what is looked up when it is asked for.
 
-use actix_web::HttpResponse;
+use actix_web::{HttpRequest, HttpResponse};
 use futures_util::FutureExt as _;
 
 use super::State;
+use super::doors::{Door, Doors, nothing_here};
+use crate::error::Result;
 use crate::infra::{outbox, telemetry};
 
-/// Prometheus' text format.
-pub async fn get_metrics(app: State) -> HttpResponse {
+/// Prometheus' text format, where it is shown.
+pub async fn get_metrics(app: State, request: HttpRequest) -> Result<HttpResponse> {
+    // Asked here, where the path has been decoded: `/%6detrics` comes here too.
+    if !Doors::of(&request).show_metrics(Door::of(&request)) {
+        return Err(nothing_here());
+    }
     let (used, open, most) = app.db.usage();
     metrics::gauge!("database_connections_used").set(used as f64);
     metrics::gauge!("database_connections_open").set(open as f64);
@@ -22,5 +28,5 @@ pub async fn get_metrics(app: State) -> HttpResponse {
         }
     }
     let text = telemetry::metrics().map(metrics_exporter_prometheus::PrometheusHandle::render).unwrap_or_default();
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text)
+    Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text))
 }

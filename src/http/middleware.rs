@@ -1,6 +1,7 @@
 //! What surrounds every request: correlation id, deadline, panic guard, security headers, metrics and one log line.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -14,12 +15,13 @@ use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
 use super::auth;
-use super::doors::{Door, Doors, nothing_here};
+use super::doors::{Door, nothing_here};
 use super::error::rate_limit_headers;
 use super::origin;
 use crate::app::App;
 use crate::error::{Allowance, Code, Error};
 use crate::infra::cause::ip_bucket;
+use crate::infra::connections::Connection;
 use crate::infra::correlation;
 use crate::infra::telemetry::REQUEST_SPAN;
 use crate::infra::trace::{self, Trace};
@@ -28,6 +30,9 @@ use crate::infra::trace::{self, Trace};
 const DEADLINE: Duration = Duration::from_secs(25);
 
 static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// What ties together in its place: proxies set it, and where a request can be repeated it names the request.
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The request's id, for what follows from it.
 #[derive(Clone, Debug)]
@@ -39,8 +44,9 @@ pub async fn every_request(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let started = Instant::now();
-    let sent = request.headers().get(&CORRELATION_ID).and_then(|value| value.to_str().ok());
-    let id = correlation::accept(sent);
+    let _answering = request.conn_data::<Arc<Connection>>().map(Connection::answering);
+    let sent = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let id = correlation::accept([sent(&CORRELATION_ID), sent(&REQUEST_ID)].into_iter().flatten());
     request.extensions_mut().insert(CorrelationId(id.clone()));
     let method = request.method().clone();
     let path = request.path().to_owned();
@@ -75,14 +81,12 @@ pub async fn every_request(
 /// Before anything is looked at: whether there is such a path at this port, and whether this address asks too often.
 async fn admit(request: &HttpRequest) -> Result<(), Error> {
     let path = request.path();
-    let is_probe = path.starts_with("/health");
-    let (doors, door) = (Doors::of(request), Door::of(request));
-    let is_closed = if path == "/metrics" { !doors.show_metrics(door) } else { door == Door::Metrics && !is_probe };
-    if is_closed {
+    let is_watched = path.starts_with("/health") || path == "/metrics";
+    if Door::of(request) == Door::Metrics && !is_watched {
         return Err(nothing_here());
     }
     let Some(app) = request.app_data::<Data<App>>() else { return Ok(()) };
-    if is_probe || path == "/metrics" || !app.ip_limiter.is_on() || auth::service_of(request, app).flatten().is_some() {
+    if is_watched || !app.ip_limiter.is_on() || auth::service_of(request, app).flatten().is_some() {
         return Ok(());
     }
     let (bucket, now) = (ip_bucket(origin::client(request, app).address), app.clock.now());

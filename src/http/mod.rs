@@ -16,6 +16,7 @@ pub mod middleware;
 pub mod origin;
 pub mod page;
 pub mod staff;
+pub mod unread;
 pub mod user_body;
 
 use actix_web::web::Data;

@@ -113,7 +113,10 @@ pub(super) fn client(request: &HttpRequest, app: &App) -> Client {
 }
 
 fn forwarded_for(request: &HttpRequest) -> Vec<&str> {
-    request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect()
+    let lines = request.headers().get_all("x-forwarded-for");
+    // Each entry by itself: what a client writes before it must not hide what a proxy appended.
+    let entries = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    entries.map(|entry| std::str::from_utf8(entry).unwrap_or_default()).collect()
 }
 
 fn may_forward(request: &HttpRequest, app: &App) -> bool {

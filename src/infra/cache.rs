@@ -135,6 +135,14 @@ impl Cache {
         Ok(counted)
     }
 
+    /// Takes one back that was counted; where that fails it stays counted.
+    pub async fn uncount(&self, counter: &Counter) {
+        let (key, mut taking_back) = (self.full(&counter.key), redis::pipe());
+        // A window that has just ended must not come back for ever.
+        taking_back.cmd("DECR").arg(&key).ignore().cmd("EXPIRE").arg(&key).arg(counter.ttl.as_secs().max(1)).ignore();
+        let _ = self.run(async |connection| taking_back.exec_async(connection).await).await;
+    }
+
     fn get_command(&self, keys: &[String]) -> redis::Cmd {
         let mut command = redis::cmd("MGET");
         for key in keys {

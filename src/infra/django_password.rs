@@ -16,6 +16,14 @@ pub struct DjangoHash<'a> {
     hash: [u8; 32],
 }
 
+/// What a comparison found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DjangoFit {
+    No,
+    AsTyped,
+    Trimmed,
+}
+
 impl<'a> DjangoHash<'a> {
     /// `None`: it is of another scheme, or unusable.
     pub fn parse(text: &'a str) -> Option<Self> {
@@ -27,12 +35,18 @@ impl<'a> DjangoHash<'a> {
     }
 
     /// Django's forms trimmed passwords, its API did not: either fits.
-    pub fn fits(&self, password: &str) -> bool {
+    pub fn compare(&self, password: &str) -> DjangoFit {
         let fits = |password: &str| {
             pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA256, self.iterations, self.salt.as_bytes(), password.as_bytes(), &self.hash).is_ok()
         };
         let trimmed = password.trim();
-        fits(password) || (trimmed != password && fits(trimmed))
+        if fits(password) {
+            DjangoFit::AsTyped
+        } else if trimmed != password && fits(trimmed) {
+            DjangoFit::Trimmed
+        } else {
+            DjangoFit::No
+        }
     }
 }
 
@@ -46,8 +60,8 @@ mod tests {
     #[test]
     fn what_django_made_is_read() {
         let hash = DjangoHash::parse(MADE_BY_DJANGO.trim()).unwrap();
-        assert!(hash.fits("TestPass123!") && hash.fits(" TestPass123! "));
-        assert!(!hash.fits("TestPass123") && !hash.fits(""));
+        let found = ["TestPass123!", " TestPass123! ", "TestPass123", ""].map(|password| hash.compare(password));
+        assert_eq!(found, [DjangoFit::AsTyped, DjangoFit::Trimmed, DjangoFit::No, DjangoFit::No]);
     }
 
     #[test]

@@ -171,6 +171,12 @@ pub fn complete(payload: &[u8], token: &str) -> Result<Vec<u8>> {
     serde_json::to_vec(&message).map_err(Error::internal)
 }
 
+/// The link alone; none in a notice.
+pub fn link(payload: &[u8], token: &str) -> Option<String> {
+    let message: Message = serde_json::from_slice(payload).ok()?;
+    message.variables.link.map(|link| link.replace(TOKEN_PLACE, token))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -120,6 +120,11 @@ fn live(user_id: Uuid, purpose: Purpose) -> _ {
         .filter(one_time_tokens::used_at.is_null())
 }
 
+/// Whether a link of this purpose is out that still works.
+pub async fn exists_live(conn: &mut AsyncPgConnection, user_id: Uuid, purpose: Purpose, now: DateTime<Utc>) -> QueryResult<bool> {
+    diesel::select(diesel::dsl::exists(live(user_id, purpose).filter(one_time_tokens::expires_at.gt(now)))).get_result(conn).await
+}
+
 /// The live token that a text is, of one of these purposes; forged, expired and used ones are all none.
 pub async fn find(
     conn: &mut AsyncPgConnection,

@@ -260,6 +260,7 @@ pub struct Mail {
     pub failed_at: Option<DateTime<Utc>>,
     pub attempts: i32,
     pub last_error: Option<String>,
+    pub one_time_token_id: Option<Uuid>,
 }
 
 /// The newest mails: to one user, or to all. What was sent longer than a day ago is gone.
@@ -268,7 +269,15 @@ pub async fn list_mails(conn: &mut AsyncPgConnection, user_id: Option<Uuid>, ema
     if let Some(user_id) = user_id {
         mails = mails.filter(outbox::user_id.eq(user_id));
     }
-    let columns = (outbox::payload, outbox::created_at, outbox::done_at, outbox::failed_at, outbox::attempts, outbox::last_error);
+    let columns = (
+        outbox::payload,
+        outbox::created_at,
+        outbox::done_at,
+        outbox::failed_at,
+        outbox::attempts,
+        outbox::last_error,
+        outbox::one_time_token_id,
+    );
     mails.order(outbox::created_at.desc()).limit(limit).select(columns).load(conn).await
 }
 

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use super::django_password::DjangoHash;
+use super::django_password::{DjangoFit, DjangoHash};
 use crate::error::{Error, Result};
 
 /// Waiting beyond this answers "busy" at once.
@@ -160,7 +160,13 @@ pub enum Fit {
 /// `None`: the hash cannot be read.
 fn fit(password: &str, hash: &str, cost: u32) -> Option<Fit> {
     if let Some(django) = DjangoHash::parse(hash) {
-        return Some(if django.fits(password) { Fit::Outdated } else { Fit::No });
+        return Some(match django.compare(password) {
+            DjangoFit::No => Fit::No,
+            DjangoFit::AsTyped => Fit::Outdated,
+            // bcrypt takes passwords byte for byte. A hash of what was typed would lock out who leaves the space away, a hash of
+            // the rest who always types it: the old one lets both in.
+            DjangoFit::Trimmed => Fit::Yes,
+        });
     }
     let made_with = hash.parse::<bcrypt::HashParts>().ok()?.get_cost();
     // bcrypt refuses to read a longer one at once; the answer must take as long as any other.

@@ -22,11 +22,12 @@ use crate::push_tokens;
 /// Mails a link, if there is somebody to mail it to. Known or not, the answer is the same; its time is the door's to even out.
 pub async fn request_reset(tx: &mut Tx, email: &EmailAddress, keys: &ServerKeys, config: &Config, cause: &Cause) -> Result<()> {
     let email_key = email.key();
-    // Beyond the limit the mails of before are there to be used; nothing tells that there are none to come.
     let within = throttle::is_within(tx, keys, "RESET_ACCOUNT", &email_key, config.limits.reset_account, cause.at).await?;
     let user_id = card::find_id_by_email_key(tx, &email_key).await?.unwrap_or_default();
+    // Beyond the limit a mail of before is there to be used. Where none is any more somebody else asked, to keep the owner out.
+    let is_due = within || !one_time_token::exists_live(tx, user_id, Purpose::PasswordReset, cause.at).await?;
     match card::find(tx, user_id).await? {
-        Some(card) if within && card.is_active => send_reset_link(tx, &card, config, cause).await,
+        Some(card) if is_due && card.is_active => send_reset_link(tx, &card, config, cause).await,
         _ => Ok(()),
     }
 }

@@ -50,7 +50,10 @@ pub fn outgoing(
         *variables = Value::Object(Map::new());
     }
     if let Some(variables) = variables.as_object_mut() {
-        variables.entry("name").or_insert_with(|| card.name.clone().into());
+        let name = variables.entry("name").or_insert(Value::Null);
+        if name.is_null() {
+            *name = card.name.clone().into();
+        }
     }
     let user_data = UserData {
         user_id: card.user_id,
@@ -96,7 +99,7 @@ pub fn skipped(request: &PushRequest, card: &Card, reason: SkipReason, cause: &C
 /// Announces a death that is nobody's but the request's, or ours.
 pub fn failed(key: &Key, reason: DeadReason, cause: &Cause) -> Result<NewMessage> {
     let event = Event::new(EventType::PushFailed, key.user_id, None);
-    event.with("notification_id", key.message_id.as_str()).with("reason", reason.as_str()).message(cause)
+    event.with("notification_id", key.given_id()).with("reason", reason.as_str()).message(cause)
 }
 
 #[cfg(test)]
@@ -149,6 +152,8 @@ mod tests {
         };
         let sent = outgoing(&Incoming::default(), &request(json!({"name": "Countess"})), &card(), &broker(), DateTime::UNIX_EPOCH).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&sent.body).unwrap()["variables"]["name"], "Countess");
+        let sent = outgoing(&Incoming::default(), &request(json!({"name": null})), &card(), &broker(), DateTime::UNIX_EPOCH).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&sent.body).unwrap()["variables"]["name"], "Ada Lovelace");
         let large = outgoing(
             &Incoming::default(),
             &request(json!({"text": "x".repeat(MAX_BODY_BYTES - 100)})),

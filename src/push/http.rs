@@ -16,10 +16,11 @@ use crate::error::{Error, Result};
 use crate::http::State;
 use crate::http::auth::{FromService, SignedIn};
 use crate::http::envelope::{Accepted, Either, Reply};
-use crate::http::extract::{Body, Query};
+use crate::http::extract::{Body, NoBody, Query};
 use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
 use crate::infra::cause::Cause;
+use crate::infra::unique_json::UniqueObject;
 
 /// A push request, read as tolerantly as one from RabbitMQ: other spellings of these fields are understood, further fields
 /// are carried through.
@@ -27,7 +28,7 @@ use crate::infra::cause::Cause;
 pub struct NewPushRequest {
     #[serde(flatten)]
     #[schemars(with = "PushRequestFields")]
-    pub fields: Map<String, Value>,
+    pub fields: UniqueObject,
 }
 
 /// The fields by their usual names.
@@ -154,7 +155,7 @@ pub async fn submit_push_request(
 ) -> Result<Answer<Either<Accepted<PushDecision>, Reply<PushExplanation>>>> {
     service.require(Scope::PushWrite)?;
     let cause = origin.of_service(&service);
-    let message = incoming(&body.fields, &cause)?;
+    let message = incoming(&body.fields.0, &cause)?;
     if query.dry_run {
         service.require(Scope::UsersRead)?;
         let explained = submit::explain(&app, message, cause).await?;
@@ -180,7 +181,10 @@ pub async fn submit_push_request(
     error_code = 400,
     error_code = 401,
     error_code = 403,
+    error_code = 408,
     error_code = 409,
+    error_code = 413,
+    error_code = 415,
     error_code = 422,
     error_code = 503
 )]
@@ -189,6 +193,7 @@ pub async fn send_test_notification(
     SignedIn(session): SignedIn,
     origin: Origin,
     idempotency: Idempotency,
+    _body: NoBody,
 ) -> Result<Answer<Accepted<PushDecision>>> {
     let cause = origin.of(session);
     let fields = json!({"user_id": session.user_id, "template_code": "TEST", "variables": {}});

@@ -63,8 +63,7 @@ impl Read {
     /// are known as copies.
     #[must_use]
     pub fn renamed(mut self) -> Self {
-        let suffix: String = self.fingerprint[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        self.key.message_id = format!("{}#{suffix}", self.key.message_id);
+        self.key = self.key.told_apart_by(&self.fingerprint);
         self
     }
 

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::PushRequest;
 use crate::amqp::disposition::{Dead, DeadReason};
 use crate::amqp::message::Incoming;
+use crate::infra::unique_json::UniqueJson;
 
 /// The largest body that is read, and the largest that is handed on.
 pub const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -66,8 +67,13 @@ fn check_properties(message: &Incoming) -> Result<(), Dead> {
 /// The JSON object, out of NestJS' `{"pattern": …, "data": {…}}` where it is wrapped.
 fn unwrap(body: &[u8]) -> Result<Map<String, Value>, Dead> {
     let malformed = |detail: &str| Dead::new(DeadReason::MalformedJson, detail);
-    let value =
-        serde_json::from_slice(body).map_err(|error| malformed(&format!("no JSON at line {}, column {}", error.line(), error.column())))?;
+    let UniqueJson(value) = serde_json::from_slice(body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        if error.is_data() {
+            return violation(format!("a field is given twice, at line {line}, column {column}"));
+        }
+        malformed(&format!("no JSON at line {line}, column {column}"))
+    })?;
     let Value::Object(mut fields) = value else { return Err(malformed("no JSON object")) };
     if fields.contains_key("pattern")
         && let Some(Value::Object(inner)) = fields.get_mut("data")
@@ -286,6 +292,18 @@ mod tests {
             (json!({"notification_id": {"a": 1}}), InvalidId, "notification_id must be a string"),
         ] {
             assert_eq!(dead(&good(changes.clone())), (reason, detail.to_owned()), "{changes}");
+        }
+    }
+
+    #[test]
+    fn of_two_users_under_one_name_none_is_taken() {
+        let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
+        for body in [
+            format!(r#"{{"user_id":"{first}","user_id":"{second}","template_code":"X"}}"#),
+            format!(r#"{{"user_id":"{first}","template_code":"X","variables":{{"a":1,"a":2}}}}"#),
+        ] {
+            let (reason, detail) = dead(&Incoming { body: body.into_bytes(), ..Incoming::default() });
+            assert!(reason == DeadReason::SchemaViolation && detail.starts_with("a field is given twice"), "{detail}");
         }
     }
 

@@ -20,6 +20,26 @@ pub struct Key {
     pub user_id: Uuid,
 }
 
+/// Bytes of a fingerprint that tell two requests under one id apart.
+const TOLD_APART_BY: usize = 16;
+
+impl Key {
+    /// Of another request under the same id.
+    #[must_use]
+    pub fn told_apart_by(&self, fingerprint: &[u8; 32]) -> Self {
+        let suffix: String = fingerprint[..TOLD_APART_BY].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { message_id: format!("{}#{suffix}", self.message_id), ..self.clone() }
+    }
+
+    /// The id that the producer gave, by which he looks for it.
+    pub fn given_id(&self) -> &str {
+        match self.message_id.rsplit_once('#') {
+            Some((given, suffix)) if suffix.len() == 2 * TOLD_APART_BY && suffix.bytes().all(|byte| byte.is_ascii_hexdigit()) => given,
+            _ => &self.message_id,
+        }
+    }
+}
+
 /// What became of one.
 #[derive(Clone, Debug)]
 pub struct Entry {

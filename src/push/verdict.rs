@@ -61,7 +61,7 @@ pub fn bury(message: &Incoming, entry: Entry, dead: &Dead, broker: &config::Brok
     copy.user_id = Some(entry.key.user_id).filter(|id| *id != Uuid::nil());
     if message.message_id.is_none() {
         // The id that stood in its body, or the one it was given: so that copy and row are found by the same name.
-        copy.message_id.clone_from(&entry.key.message_id);
+        entry.key.given_id().clone_into(&mut copy.message_id);
     }
     let mut rows = vec![copy];
     if !entry.key.user_id.is_nil() && dead.reason != DeadReason::UnknownUser {

@@ -5,6 +5,8 @@
 pub mod http;
 mod store;
 
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel_async::AsyncPgConnection;
 use serde_json::Map;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -78,7 +80,8 @@ pub async fn clear(tx: &mut Tx, user_id: Uuid, reason: &str, cause: &Cause) -> R
     Ok(())
 }
 
-/// Retires this token if it is the account's current one; `false`: it is not. The caller announces the change of the card.
+/// Retires this token if it is the account's current one; `false`: it is not. The caller has locked the account, and announces
+/// the change of its card.
 pub async fn retire(tx: &mut Tx, user_id: Uuid, token: &PushToken, reason: &str, cause: &Cause) -> Result<bool> {
     let retired = store::update_retired_token(tx, user_id, &token.sha256(), reason, cause.at).await? == 1;
     if retired {
@@ -89,7 +92,7 @@ pub async fn retire(tx: &mut Tx, user_id: Uuid, token: &PushToken, reason: &str,
 
 /// Retires a token that a push service found dead, if it is still the user's current one; whether it was.
 pub async fn report_dead(tx: &mut Tx, user_id: Uuid, token: &PushToken, cause: &Cause) -> Result<bool> {
-    if card::find(tx, user_id).await?.is_none() {
+    if !card::lock(tx, user_id).await? {
         return Err(Code::UserNotFound.into());
     }
     let retired = retire(tx, user_id, token, "reported_dead", cause).await?;
@@ -98,6 +101,11 @@ pub async fn report_dead(tx: &mut Tx, user_id: Uuid, token: &PushToken, cause: &
         events::announce(tx, cause, [card::updated(&card, &["push_token"])]).await?;
     }
     Ok(retired)
+}
+
+/// Deletes what was retired longer than 30 days ago, at most `limit`; returns how many.
+pub async fn delete_old(conn: &mut AsyncPgConnection, now: DateTime<Utc>, limit: i64) -> Result<usize> {
+    Ok(store::delete_retired(conn, now - TimeDelta::days(30), limit).await?)
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use uuid::Uuid;
 
 use crate::infra::schema::push_tokens;
 
+/// What stands in the place of a token that is of no use any more; its hash stays, to tell which it was.
+const RETIRED: &str = "(retired)";
+
 /// Held until the transaction ends.
 pub async fn lock_token(conn: &mut AsyncPgConnection, sha256: &[u8; 32]) -> QueryResult<usize> {
     let [a, b, c, d, e, f, g, h, ..] = *sha256;
@@ -36,7 +39,7 @@ pub async fn update_seen(conn: &mut AsyncPgConnection, sha256: &[u8; 32], now: D
 
 pub async fn update_retired(conn: &mut AsyncPgConnection, user_id: Uuid, reason: &str, now: DateTime<Utc>) -> QueryResult<usize> {
     diesel::update(push_tokens::table.filter(push_tokens::user_id.eq(user_id)).filter(push_tokens::retired_at.is_null()))
-        .set((push_tokens::retired_at.eq(now), push_tokens::reason.eq(reason)))
+        .set((push_tokens::retired_at.eq(now), push_tokens::reason.eq(reason), push_tokens::token.eq(RETIRED)))
         .execute(conn)
         .await
 }
@@ -50,7 +53,7 @@ pub async fn update_retired_token(
 ) -> QueryResult<usize> {
     let current = push_tokens::token_sha256.eq(sha256.as_slice()).and(push_tokens::retired_at.is_null());
     diesel::update(push_tokens::table.filter(push_tokens::user_id.eq(user_id)).filter(current))
-        .set((push_tokens::retired_at.eq(now), push_tokens::reason.eq(reason)))
+        .set((push_tokens::retired_at.eq(now), push_tokens::reason.eq(reason), push_tokens::token.eq(RETIRED)))
         .execute(conn)
         .await
 }
@@ -72,4 +75,10 @@ pub async fn insert_token(
         ))
         .execute(conn)
         .await
+}
+
+pub async fn delete_retired(conn: &mut AsyncPgConnection, before: DateTime<Utc>, limit: i64) -> QueryResult<usize> {
+    let old = push_tokens::table.filter(push_tokens::retired_at.lt(before)).select(push_tokens::id);
+    let old = old.limit(limit).load::<Uuid>(conn).await?;
+    diesel::delete(push_tokens::table.filter(push_tokens::id.eq_any(old))).execute(conn).await
 }

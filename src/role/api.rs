@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use actix_cors::Cors;
+use actix_rt::net::TcpStream;
 use actix_web::body::MessageBody;
 use actix_web::dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::middleware::{NormalizePath, TrailingSlash, from_fn};
@@ -17,6 +18,7 @@ use crate::config::{self, Role};
 use crate::error::{Error, Result};
 use crate::http::doors::{Doors, nothing_here};
 use crate::http::middleware::every_request;
+use crate::http::unread::hold_body;
 use crate::http::{docs, health, jwks, metrics, page};
 use crate::{addresses, admin, directory, passwords, preferences, push, push_tokens, sessions, users};
 
@@ -60,6 +62,7 @@ impl Listeners {
 pub fn server(app: App, role: Role, listeners: Listeners) -> Result<Server> {
     let doors = listeners.doors()?;
     let workers = app.config.http.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let connections = app.connections.clone();
     // Installed before the first request counts anything.
     crate::infra::telemetry::metrics();
     let server = HttpServer::new(move || routes(Some(app.on_this_runtime().unwrap_or_else(|_shared| app.clone())), role, doors))
@@ -67,6 +70,12 @@ pub fn server(app: App, role: Role, listeners: Listeners) -> Result<Server> {
         .client_request_timeout(HEADER_TIMEOUT)
         .keep_alive(KEEP_ALIVE)
         .shutdown_timeout(DRAIN_SECONDS)
+        .on_connect(move |socket, data| {
+            let watched = socket.downcast_ref::<TcpStream>().map(|socket| connections.watch(socket));
+            if let Some(Ok(connection)) = watched {
+                data.insert(connection);
+            }
+        })
         .disable_signals();
     let listening = [Some(listeners.public), listeners.internal, listeners.metrics].into_iter().flatten();
     let server = listening.into_iter().try_fold(server, HttpServer::listen).map_err(Error::internal)?;
@@ -104,6 +113,7 @@ fn routes(
         .wrap(from_fn(every_request))
         // Each path is served with and without its slash, never by redirect: here it loses it before it is routed.
         .wrap(NormalizePath::new(TrailingSlash::Trim))
+        .wrap(from_fn(hold_body))
         .configure(move |config| {
             if role.has_api() {
                 config.service(api_v1(with_tests)).service(bare());
@@ -112,10 +122,7 @@ fn routes(
         .build_with(docs::OPENAPI_PATH, build)
         .configure(state)
         .configure(move |config| {
-            config.route("/health", actix_web::web::get().to(health::get_health));
-            config.route("/health/live", actix_web::web::get().to(health::get_liveness));
-            config.route("/health/ready", actix_web::web::get().to(health::get_readiness));
-            config.route("/metrics", actix_web::web::get().to(metrics::get_metrics));
+            watched(config, role);
             if with_docs {
                 docs::configure(config);
             }
@@ -125,6 +132,19 @@ fn routes(
             }
         })
         .default_service(actix_web::web::to(|| async { Err::<String, _>(nothing_here()) }))
+}
+
+/// What monitors ask for. A resource each, so that another method is 405 and not 404; many ask by HEAD.
+fn watched(config: &mut ServiceConfig, role: Role) {
+    use actix_web::web::{get, head, resource};
+    config
+        .service(resource("/health").route(get().to(health::get_health)).route(head().to(health::get_health)))
+        .service(resource("/health/live").route(get().to(health::get_liveness)).route(head().to(health::get_liveness)))
+        .service(resource("/health/ready").route(get().to(health::get_readiness)).route(head().to(health::get_readiness)))
+        .service(resource("/metrics").route(get().to(metrics::get_metrics)));
+    if !role.has_api() {
+        config.service(resource("/api/v1/health").route(get().to(health::get_health)));
+    }
 }
 
 /// The pages behind the mailed links, and the keys that gateways fetch.
@@ -202,7 +222,15 @@ fn api_v1(with_tests: bool) -> apistos::web::Scope {
 fn cors(origins: Vec<String>) -> Cors {
     let cors = origins.iter().fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
     cors.allowed_methods(["GET", "POST", "PUT", "PATCH", "DELETE"])
-        .allowed_headers(["authorization", "content-type", "x-correlation-id", "x-request-id", "idempotency-key"])
+        .allowed_headers([
+            "authorization",
+            "content-type",
+            "x-correlation-id",
+            "x-request-id",
+            "idempotency-key",
+            "traceparent",
+            "tracestate",
+        ])
         .expose_headers(["x-correlation-id", "retry-after", "ratelimit", "ratelimit-policy", "idempotency-replayed"])
         .supports_credentials()
         .max_age(3600)

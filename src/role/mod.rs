@@ -4,6 +4,8 @@ pub mod api;
 pub mod supervisor;
 mod worker;
 
+use std::time::Duration;
+
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
@@ -11,9 +13,12 @@ use crate::app::App;
 use crate::config::Role;
 use crate::error::{Error, Result};
 use crate::infra::backoff::Delays;
+use crate::infra::connections::Connections;
 use crate::infra::migrations;
 use api::Listeners;
 use supervisor::Supervisor;
+
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs the chosen parts until `stop`, then drains them within the grace period.
 ///
@@ -25,6 +30,8 @@ pub async fn run(app: App, role: Role, listeners: Listeners, stop: CancellationT
         supervisor.first("migrations", async move { migrate(&app, &stop).await });
     }
     let publisher = role.has_worker().then(|| worker::start(&app, &mut supervisor)).transpose()?;
+    let connections = app.connections.clone();
+    supervisor.keep("connections", move |stop| sweep(connections.clone(), stop));
     let server = api::server(app.clone(), role, listeners)?;
     let ended = supervisor.run(server).await;
     if let Some(publisher) = publisher {
@@ -34,12 +41,26 @@ pub async fn run(app: App, role: Role, listeners: Listeners, stop: CancellationT
     ended
 }
 
+/// Has connections that ask for nothing ended.
+async fn sweep(connections: Connections, stop: CancellationToken) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_INTERVAL) => connections.sweep(),
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
 /// Waits for the database as long as it takes: readiness says 503 meanwhile, and nothing crash-loops. The worker's parts
 /// wait for it, so that no message meets a schema older than this binary.
 async fn migrate(app: &App, stop: &CancellationToken) -> Result<()> {
     let mut delays = Delays::default();
     loop {
-        match migrations::apply(app.config.database.url.expose_secret()).await {
+        let applied = tokio::select! {
+            applied = migrations::apply(app.config.database.url.expose_secret()) => applied,
+            () = stop.cancelled() => return Err(Error::unavailable("stopped before the schema was current")),
+        };
+        match applied {
             Ok(applied) => {
                 for name in applied {
                     tracing::info!(migration = name, "applied");

@@ -18,7 +18,7 @@ use crate::infra::breaker::Breaker;
 use crate::infra::smtp::Smtp;
 use crate::infra::{audit, one_time_token, outbox, throttle};
 use crate::push::amqp::PushRequests;
-use crate::{push, sessions};
+use crate::{push, push_tokens, sessions};
 
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 const PURGE_BATCH: i64 = 1_000;
@@ -102,7 +102,8 @@ async fn purge(app: App, stop: CancellationToken) -> Result<()> {
                 let settled = push::delete_old(conn, retention, now, PURGE_BATCH).await?;
                 let visits = staff::delete_old(conn, now, PURGE_BATCH).await?;
                 let answers = idempotency::delete_old(conn, now, PURGE_BATCH).await?;
-                Ok([sent, windows, ended, links, entries, settled, visits, answers].into_iter().max().unwrap_or_default())
+                let phones = push_tokens::delete_old(conn, now, PURGE_BATCH).await?;
+                Ok([sent, windows, ended, links, entries, settled, visits, answers, phones].into_iter().max().unwrap_or_default())
             }
             .boxed()
         });

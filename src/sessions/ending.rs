@@ -37,6 +37,7 @@ pub struct SignOut {
 /// Ends this session, or all.
 pub async fn sign_out(tx: &mut Tx, session: Session, how: SignOut, cause: &Cause) -> Result<()> {
     if let Some(token) = &how.push_token
+        && card::lock(tx, session.user_id).await?
         && push_tokens::retire(tx, session.user_id, token, "signed_out", cause).await?
     {
         let card = card::changed(tx, session.user_id, cause.at).await?;

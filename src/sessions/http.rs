@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::http::State;
 use crate::http::auth::SignedIn;
 use crate::http::envelope::{Meta, Nothing, Reply};
-use crate::http::extract::{Body, OptionalBody, PathId};
+use crate::http::extract::{Body, NoBody, OptionalBody, PathId};
 use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
 use crate::http::user_body::{SignedInBody, TokensBody};
@@ -189,7 +189,10 @@ pub async fn list_sessions(app: State, SignedIn(session): SignedIn) -> Result<Re
     error_code = 401,
     error_code = 403,
     error_code = 404,
+    error_code = 408,
     error_code = 409,
+    error_code = 413,
+    error_code = 415,
     error_code = 422,
     error_code = 503,
     skip_args = "origin"
@@ -200,6 +203,7 @@ pub async fn end_session(
     origin: Origin,
     idempotency: Idempotency,
     PathId(id): PathId,
+    _body: NoBody,
 ) -> Result<Answer<Reply<Nothing>>> {
     let writing = idempotency.write(&app, origin.of(session), move |tx, cause| {
         async move {

@@ -119,9 +119,13 @@ pub async fn settle(tx: &mut Tx, keys: &ServerKeys, verified: Verified, cause: &
 /// Opens a session for somebody who was verified.
 pub async fn sign_in(tx: &mut Tx, keys: &ServerKeys, verified: Verified, lifetime: Lifetime, cause: Cause) -> Result<(Card, Opened)> {
     let cause = cause.by(Actor::User(verified.card.user_id));
+    // Hashing took a while, in which the password may have been changed, or the account deactivated. What ends sessions now waits
+    // for this one, and ends it as well.
+    if !card::hold_sessions(tx, &verified.card).await? {
+        return Err(Code::InvalidCredentials.into());
+    }
     let card = settle(tx, keys, verified, &cause).await?;
     audit::record(tx, &cause, Action::SignedIn, card.user_id).await?;
-    // Under the epoch that the password was read in: a change in between leaves this session dead.
     let opened = open(tx, card.user_id, card.session_epoch, lifetime, &cause).await?;
     Ok((card, opened))
 }

@@ -43,6 +43,9 @@ pub struct Registered {
 pub async fn register(tx: &mut Tx, registration: Registration, keys: &ServerKeys, config: &Config, cause: &Cause) -> Result<Registered> {
     let strict = config.identity.registration_privacy == RegistrationPrivacy::Strict;
     let email = registration.email.clone();
+    // A phone changes hands only for somebody who is known to be there: whether it did would tell if the address was free.
+    let push_token = registration.push_token.clone().filter(|_| !strict);
+    let registration = Registration { push_token, ..registration };
     let Some(card) = create(tx, registration, cause).await? else {
         if strict {
             return tell_owner(tx, &email, keys, config, cause).await;

@@ -133,7 +133,18 @@ async fn an_address_of_somebody_else_is_neither_told_nor_given() {
     let free = format!("free-{}", eve.email);
     let (taken, untaken) = (ask(&ada.email).await, ask(&free).await);
     assert_eq!((taken.status, taken.text), (untaken.status, untaken.text));
-    assert_eq!(app.count("SELECT count(*) AS n FROM one_time_tokens WHERE purpose = 'email_change'").await, 1);
+    assert_eq!(
+        app.count("SELECT count(*) AS n FROM outbox WHERE payload::text LIKE '%' || encode('\"email_change\"', 'hex') || '%'").await,
+        1
+    );
+    // Nor by what becomes of a link of before: it is replaced either way.
+    for email in [&ada.email, &format!("other-{}", eve.email)] {
+        ask(&free).await;
+        let before = app.newest_link(&eve.id, Purpose::EmailChange).await;
+        ask(email).await;
+        assert_eq!(app.client.post("/api/v1/users/email/confirm", json!({"token": before})).await.refusal(), invalid(), "{email}");
+    }
+    ask(&free).await;
     // Taken while the link is on its way.
     let token = app.newest_link(&eve.id, Purpose::EmailChange).await;
     let body = json!({"name": "Bob", "email": free.to_uppercase(), "password": PASSWORD});
@@ -166,7 +177,7 @@ async fn in_strict_privacy_a_registration_tells_nothing_but_to_the_owner() {
     let app = TestApp::start_with(Role::Both, |config| config.identity.registration_privacy = RegistrationPrivacy::Strict).await;
     let broker = app.broker().await;
     let register = async |email: &str, password: &str| {
-        app.client.post("/api/v1/users", json!({"name": "Ada", "email": email, "password": password})).await
+        app.client.post("/api/v1/users", json!({"name": "Ada", "email": email, "password": password, "push_token": "phone"})).await
     };
     let sign_in =
         async |password: &str| app.client.post("/api/v1/auth/login", json!({"email": "ada@example.com", "password": password})).await;
@@ -174,6 +185,8 @@ async fn in_strict_privacy_a_registration_tells_nothing_but_to_the_owner() {
     assert_eq!((new.status, &new.json()["data"]), (202, &json!({})));
     let token = broker.mail("email_verification").await.token();
     assert_eq!(sign_in(PASSWORD).await.refusal(), (401, "invalid_credentials".to_owned()), "as long as it is not verified");
+    // Nor by a phone of one's own, which a new account would have taken.
+    assert_eq!(app.count("SELECT count(*) AS n FROM push_tokens").await, 0);
     let taken = register("Ada@Example.com", "another-Pass-77").await;
     let mut headers = [new.headers.clone(), taken.headers.clone()];
     for headers in &mut headers {

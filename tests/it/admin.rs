@@ -57,6 +57,9 @@ async fn the_accounts_of_a_django_service_sign_in_with_their_passwords_and_are_h
     // Django's forms trimmed what was typed.
     let (status, bob) = sign_in(&app, "bob@example.com", &format!(" {PASSWORD} ")).await;
     assert_eq!((status, &bob["preferences"]), (200, &json!({"email": false, "push": true})));
+    // Whichever he types next, it is still his password; and once it is typed as it was, it is hashed anew.
+    assert_eq!(sign_in(&app, "bob@example.com", &format!(" {PASSWORD} ")).await.0, 200);
+    assert_eq!((hashed("$2b$").await, sign_in(&app, "bob@example.com", PASSWORD).await.0, hashed("$2b$").await), (1, 200, 2));
     assert_eq!(sign_in(&app, "carol@EXAMPLE.com", PASSWORD).await.1["email"], json!("Carol@example.com"));
     // bcrypt could not read it whole: it stays what it is, and works.
     for _ in 0..2 {

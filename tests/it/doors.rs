@@ -36,6 +36,39 @@ async fn with_an_internal_port_services_aliases_and_metrics_are_there_and_only_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_encoded_path_opens_no_door_that_is_closed() {
+    let app = TestApp::start_with(Role::Api, |config| {
+        config.http.internal_port = Some(0);
+        config.http.metrics_port = Some(0);
+    })
+    .await;
+    let (inside, metrics) = (app.internal.clone().unwrap(), app.metrics.clone().unwrap());
+    for path in ["/metrics", "/%6detrics", "/metric%73/", "/%61dmin", "/ap%69/users/validate", "/api/v1/%75sers"] {
+        assert_eq!(app.client.get(path).await.refusal(), (404, "not_found".to_owned()), "{path}");
+    }
+    assert_eq!(inside.get("/%6detrics").await.status, 404);
+    assert_eq!(metrics.get("/api/v1/%75sers/profile").await.status, 404);
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_may_show_its_key_beside_the_users_token() {
+    let app = TestApp::api().await;
+    let (user, other) = (app.client.register("Ada").await, app.client.register("Bob").await);
+    let gateway = app.client.as_user(&user).with("x-internal-api-key", FULL_SERVICE_KEY);
+    assert_eq!(gateway.get("/api/v1/users/profile").await.data()["email"], user.email);
+    assert_eq!(gateway.patch("/api/v1/users/preferences", json!({"email": false})).await.status, 200);
+    assert_eq!(gateway.get("/api/v1/auth/validate").await.data()["user_id"], user.id);
+    // Where services may be, it is the service that asks.
+    assert_eq!(gateway.get(&format!("/api/v1/users/{}", other.id)).await.status, 200);
+    // The key alone, or beside a token that is none, opens nothing of a user's.
+    let key_alone = app.client.with("x-internal-api-key", FULL_SERVICE_KEY);
+    assert_eq!(key_alone.get("/api/v1/users/profile").await.refusal().0, 403);
+    assert_eq!(key_alone.bearer("a.b.c").get("/api/v1/users/profile").await.refusal().0, 401);
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_metrics_port_shows_metrics_and_health_and_nothing_else() {
     let app = TestApp::start_with(Role::Api, |config| config.http.metrics_port = Some(0)).await;
     let metrics = app.metrics.clone().unwrap();

@@ -32,7 +32,53 @@ async fn the_correlation_id_is_echoed_or_replaced_on_every_answer() {
             let echoed = app.client.with("x-correlation-id", bad).get(path).await.header("x-correlation-id").unwrap().to_owned();
             assert!(uuid::Uuid::parse_str(&echoed).is_ok(), "{echoed}");
         }
+        // Without one the request's own id ties together.
+        let requested = app.client.with("x-request-id", "request-7");
+        assert_eq!(requested.get(path).await.header("x-correlation-id"), Some("request-7"));
+        assert_eq!(requested.with("x-correlation-id", "order-7").get(path).await.header("x-correlation-id"), Some("order-7"));
     }
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_method_is_405_wherever_it_stands_and_monitors_may_ask_by_head() {
+    let app = TestApp::api().await;
+    for path in ["/health", "/health/live", "/health/ready", "/metrics", "/swagger/", "/redoc/", "/docs/errors", "/api/v1/auth/login"] {
+        let answer = app.client.send("PUT", path, None).await;
+        assert_eq!(answer.refusal(), (405, "method_not_allowed".to_owned()), "{path}");
+        assert!(answer.header("allow").is_some(), "{path}");
+    }
+    for path in ["/health", "/health/live", "/health/ready"] {
+        let answer = app.client.send("HEAD", path, None).await;
+        assert_eq!((answer.status, answer.text.as_str()), (200, ""), "{path}");
+    }
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_writes_into_a_forwarding_header_does_not_hide_him() {
+    let app = TestApp::api().await;
+    let address = app.client.base.strip_prefix("http://").unwrap().to_owned();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-Forwarded-For: \xe9, 192.0.2.7\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, request).await.unwrap();
+    let mut answer = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.unwrap();
+    assert!(answer.contains(r#""address":"192.0.2.7""#), "{answer}");
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_where_none_is_read_is_a_mistake_that_is_told() {
+    let app = TestApp::api().await;
+    let me = app.client.as_user(&app.client.register("Ada").await);
+    const PATH: &str = "/api/v1/users/profile";
+    assert_eq!(me.send("DELETE", PATH, Some("{\"everywhere\": true}")).await.refusal(), (400, "validation_failed".to_owned()));
+    assert_eq!(me.send("DELETE", PATH, Some("{")).await.status, 400);
+    let text = me.with("content-type", "text/plain").send("DELETE", PATH, Some("{}")).await;
+    assert_eq!(text.refusal(), (415, "unsupported_media_type".to_owned()));
+    assert_eq!(me.send("DELETE", PATH, Some(&" ".repeat(70_000))).await.status, 413);
+    assert_eq!(me.send("DELETE", PATH, Some("{}")).await.status, 200);
     app.stop().await.unwrap();
 }
 

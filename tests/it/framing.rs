@@ -125,3 +125,60 @@ async fn headers_that_trickle_in_cost_a_connection_for_six_seconds_at_most() {
     assert!(matches!(statuses(&String::from_utf8_lossy(&answer))[..], [] | [400 | 408]), "{answer:?}");
     app.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_without_an_end_keeps_no_connection_behind_its_answer() {
+    let app = TestApp::api().await;
+    let address = app.client.base.strip_prefix("http://").unwrap().to_owned();
+    // What reads a body gives it its 15 seconds.
+    let asking = [("/nowhere", 404, 4), ("/health", 405, 4), ("/api/v1/auth/logout", 401, 4), ("/api/v1/auth/login", 408, 19)];
+    let asking = asking.map(|(path, expected, seconds)| {
+        let address = &address;
+        async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let head = format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n");
+            stream.write_all(format!("{head}5\r\n").as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            let ended = tokio::time::timeout(Duration::from_secs(seconds), stream.read_to_end(&mut answer)).await;
+            assert_eq!(statuses(&String::from_utf8_lossy(&answer)), [expected], "{path}");
+            assert!(ended.is_ok(), "{path}: the connection is kept");
+        }
+    });
+    futures_util::future::join_all(asking).await;
+    // One that is read to its end keeps its connection.
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let whole = "POST /api/v1/auth/login HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
+    let last = "GET /health/live HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    stream.write_all(format!("{whole}{last}").as_bytes()).await.unwrap();
+    let mut answers = Vec::new();
+    stream.read_to_end(&mut answers).await.unwrap();
+    assert_eq!(statuses(&String::from_utf8_lossy(&answers)), [400, 200]);
+    app.stop().await.unwrap();
+}
+
+/// actix gives only the first head of a connection its five seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_head_that_trickles_in_ends_its_connection_after_a_minute() {
+    let app = TestApp::api().await;
+    let address = app.client.base.strip_prefix("http://").unwrap().to_owned();
+    let (mut reading, mut writing) = TcpStream::connect(address).await.unwrap().into_split();
+    writing.write_all(b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    let started = std::time::Instant::now();
+    let trickle = async {
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        for byte in b"GET /health/live HTTP/1.1\r\nX-A: ".iter().chain(b"b".iter().cycle()) {
+            second.tick().await;
+            if writing.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+        }
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        () = trickle => {}
+        _ended = reading.read_to_end(&mut answer) => {}
+    }
+    assert!((30..70).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    assert_eq!(statuses(&String::from_utf8_lossy(&answer)), [200]);
+    app.stop().await.unwrap();
+}

@@ -38,7 +38,7 @@ async fn an_api_process_needs_no_broker_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_process_serves_health_and_metrics_only() {
     let app = TestApp::start_with(Role::Worker, |_| {}).await;
-    for path in ["/health", "/health/live", "/health/ready", "/metrics"] {
+    for path in ["/health", "/api/v1/health/", "/health/live", "/health/ready", "/metrics"] {
         assert_eq!(app.client.get(path).await.status, 200, "{path}");
     }
     for path in ["/api/v1/users/profile", "/openapi.json", "/swagger/", "/redoc/"] {

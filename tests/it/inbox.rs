@@ -56,6 +56,7 @@ async fn of_200_ids_with_50_copies_each_over_4_channels_and_2_processes_200_have
 async fn another_request_under_a_used_id_dies_and_a_broadcast_shares_one() {
     let app = TestApp::start().await;
     let (ada, bob, broker) = (app.client.register("Ada").await, app.client.register("Bob").await, app.broker().await);
+    let events = broker.subscribe_events("push.failed").await;
     let request = |user: &str, template: &str| json!({"user_id": user, "template_code": template, "request_id": "news-1"}).to_string();
     for _ in 0..3 {
         broker.publish(request(&ada.id, "A").as_bytes(), BasicProperties::default()).await;
@@ -71,6 +72,12 @@ async fn another_request_under_a_used_id_dies_and_a_broadcast_shares_one() {
     let letter = broker.receive(&broker.names.failed_queue, 1).await.remove(0);
     assert_eq!(letter.header("x-dead-reason").as_deref(), Some("message_id_conflict"));
     assert_eq!(letter.json()["template_code"], "B");
+    let told = broker.receive(&events, 1).await.remove(0);
+    assert_eq!(
+        (letter.message_id().as_deref(), &told.json()["notification_id"]),
+        (Some("news-1"), &json!("news-1")),
+        "as the producer named it"
+    );
     assert_eq!(broker.waiting(&broker.names.failed_queue).await, 0, "a copy of the conflict died again");
     app.stop().await.unwrap();
 }

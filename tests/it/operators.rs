@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use user_service::admin::staff;
 use user_service::card::email_address::EmailAddress;
-use user_service::config::Role;
+use user_service::config::{Mail, MailTransport, Role};
 use user_service::infra::one_time_token::Purpose;
 
 use crate::support::browser::{Browser, code, hidden_fields};
@@ -270,6 +270,11 @@ async fn the_last_admin_can_neither_be_demoted_nor_leave() {
         let refused = browser.submit(&path, &[("reason", "I am tired")]).await;
         assert!(refused.status == 409 && refused.text.contains("last active admin"), "{action}: {}", refused.text);
     }
+    // One more, who has no second factor yet, could not sign in.
+    let heir = app.client.register("Heir").await;
+    app.sql(&format!("UPDATE users SET is_staff = true WHERE id = '{}'", heir.id)).await;
+    assert_eq!(app.client.bearer(&token).delete("/api/v1/users/profile/").await.refusal(), (409, "last_admin".into()));
+    app.sql(&format!("UPDATE users SET is_staff = false WHERE id = '{}'", heir.id)).await;
     let leaving = app.client.bearer(&token).delete("/api/v1/users/profile/").await;
     assert_eq!(leaving.refusal(), (409, "last_admin".into()));
     // Of two who demote each other at once one stays.
@@ -425,6 +430,26 @@ async fn a_service_key_is_seen_since_its_first_use() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn in_development_the_start_page_has_the_mails_and_only_this_machine_sees_their_links() {
+    let app = TestApp::start_with(Role::Api, |config| {
+        config.mail = Mail { transport: MailTransport::Log, public_base_url: "http://localhost:8000".into() };
+    })
+    .await;
+    let user = app.client.register("Ada").await;
+    let link = app.newest_link(&user.id, Purpose::EmailVerification).await;
+    let page = app.client.get("/").await.text;
+    assert!(
+        page.contains(&format!("email_verification to {}", user.email)) && page.contains(&format!("/verify-email?token={link}")),
+        "{page}"
+    );
+    for (name, value) in [("host", "rebound.example.com"), ("x-forwarded-for", "192.0.2.1")] {
+        let page = app.client.with(name, value).get("/").await.text;
+        assert!(page.contains("email_verification to") && !page.contains("token="), "{name}");
+    }
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_pages_stand_where_services_do() {
     let app = TestApp::start_with(Role::Api, |config| config.http.internal_port = Some(0)).await;
     assert_eq!(app.client.get("/admin/").await.refusal(), (404, "not_found".into()));
@@ -432,6 +457,20 @@ async fn the_pages_stand_where_services_do() {
     let inside: &Client = app.internal.as_ref().unwrap();
     assert_eq!(inside.get("/admin/login").await.status, 200);
     assert!(!app.client.get("/").await.text.contains("admin/") && inside.get("/").await.text.contains("admin/"));
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nul_and_an_id_that_is_none_are_refused_and_never_500() {
+    let app = TestApp::api().await;
+    let (mut browser, _secret) = Browser::admin(&app, ADMIN).await;
+    for path in ["/admin/messages?reason=%00", "/admin/messages?message_id=a%00b", "/admin/users?search=%00", "/admin/messages/retry/x"] {
+        let answer = browser.get(path).await;
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text);
+    }
+    browser.get("/admin/messages").await;
+    let redrive = browser.submit("/admin/messages/redrive", &[("reason", "\0")]).await;
+    assert_eq!(redrive.status, 400, "{}", redrive.text);
     app.stop().await.unwrap();
 }
 

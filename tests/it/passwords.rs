@@ -32,6 +32,40 @@ async fn a_changed_password_ends_every_other_session_at_once_and_keeps_this_one(
     app.stop().await.unwrap();
 }
 
+/// Hashing takes a while: a sign-in that read the old password before the change may want its session after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_sign_ins_beside_a_change_of_password_none_leaves_a_session_of_the_old_one() {
+    let app = TestApp::api().await;
+    let mut user = app.client.register("Ada").await;
+    let mut password = PASSWORD.to_owned();
+    for round in 0..12 {
+        let next = format!("{NEW}-{round}");
+        let me = app.client.as_user(&user);
+        let change = json!({"current_password": password, "password": next, "password_confirm": next});
+        let sign_in = json!({"email": user.email, "password": password});
+        let signing_in = join_all((0..8).map(|_| app.client.post("/api/v1/auth/login", sign_in.clone())));
+        let (changed, signed_in) = tokio::join!(me.post("/api/v1/auth/password", change), signing_in);
+        assert_eq!(changed.status, 200, "{}", changed.text);
+        for answer in signed_in {
+            match answer.status {
+                200 => {
+                    let token = answer.data()["access_token"].as_str().unwrap().to_owned();
+                    assert_eq!(app.client.bearer(&token).get("/api/v1/auth/validate").await.status, 401, "round {round}");
+                }
+                status => assert_eq!(status, 401, "{}", answer.text),
+            }
+        }
+        // Each was announced as ended, for those who verify tokens by themselves.
+        let forgotten =
+            "SELECT count(*) AS n FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.ended_at IS NULL AND s.epoch <> u.session_epoch";
+        assert_eq!(app.count(forgotten).await, 0, "round {round}");
+        password = next;
+        let again = app.client.post("/api/v1/auth/login", json!({"email": user.email, "password": password})).await.data();
+        user.access_token = again["access_token"].as_str().unwrap().to_owned();
+    }
+    app.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_owner_is_told_by_a_mail_to_the_stored_address() {
     let app = TestApp::start().await;

@@ -110,6 +110,13 @@ async fn what_would_die_on_the_queue_is_refused_by_rest_with_the_field_and_only_
         assert_eq!(answer.refusal(), (400, "validation_failed".to_owned()), "{change}");
         assert!(answer.json()["errors"][field].is_array(), "{change}: {}", answer.text);
     }
+    for (twice, field) in [
+        (format!(r#"{{"user_id":"{0}","user_id":"{0}","template_code":"X"}}"#, user.id), "user_id"),
+        (format!(r#"{{"user_id":"{}","template_code":"X","variables":{{"a":1,"a":2}}}}"#, user.id), "a"),
+    ] {
+        let answer = sender.send("POST", PATH, Some(&twice)).await;
+        assert_eq!((answer.status, &answer.json()["errors"][field]), (400, &json!(["is given twice"])), "{}", answer.text);
+    }
     let nobody = json!({"user_id": uuid::Uuid::now_v7(), "template_code": "X"});
     assert_eq!(sender.post(PATH, nobody).await.refusal(), (404, "user_not_found".to_owned()));
     assert_eq!(sender.post(PATH, json!([])).await.status, 400);

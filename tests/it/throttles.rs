@@ -89,6 +89,45 @@ async fn a_spray_over_10000_names_is_stopped_and_the_victim_signs_in_from_where_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_resets_of_somebody_else_does_not_keep_him_from_his_own() {
+    let app = TestApp::start_with(Role::Api, |config| {
+        config.limits = Limits { reset_account: Some(Rate { count: 5, window: Duration::from_secs(3600) }), ..config.limits.clone() };
+    })
+    .await;
+    let user = app.client.register("Ada").await;
+    let links = async || app.count("SELECT count(*) AS n FROM one_time_tokens WHERE purpose = 'password_reset'").await;
+    let ask = async || assert_eq!(app.client.post("/api/v1/auth/password-reset", json!({"email": user.email})).await.status, 200);
+    for _ in 0..8 {
+        ask().await;
+    }
+    assert_eq!(links().await, 5, "a mailbox is not filled");
+    // Half an hour later none of them works any more.
+    app.clock.advance(Duration::from_secs(31 * 60));
+    for _ in 0..3 {
+        ask().await;
+    }
+    assert_eq!(links().await, 6, "one that works is enough");
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_a_session_that_has_ended_uses_up_nothing_of_the_others() {
+    let app = TestApp::start_with(Role::Api, |config| {
+        config.limits = Limits { default_user: Some(Rate { count: 10, window: Duration::from_secs(3600) }), ..config.limits.clone() };
+    })
+    .await;
+    let user = app.client.register("Ada").await;
+    let stolen = app.client.as_user(&user);
+    let other = sign_in(&app.client, &user, PASSWORD).await.data()["access_token"].as_str().unwrap().to_owned();
+    assert_eq!(stolen.send("POST", "/api/v1/auth/logout", None).await.status, 200);
+    for _ in 0..30 {
+        assert_eq!(stolen.get("/api/v1/auth/validate").await.status, 401);
+    }
+    assert_eq!(app.client.bearer(&other).get("/api/v1/auth/validate").await.status, 200);
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_success_clears_the_account_and_not_the_address() {
     let app = start().await;
     let (victim, own) = (app.client.register("Ada").await, app.client.register("Eve").await);

@@ -1,6 +1,5 @@
 //! How messages fare: outcomes over the day, what is stuck, what died; and having it tried again.
 
-use actix_web::web::Path;
 use askama::Template;
 use chrono::{DateTime, TimeDelta, Timelike as _, Utc};
 use futures_util::FutureExt as _;
@@ -15,7 +14,7 @@ use super::{Ask, Frame, Shown, see_other, show, when, when_known};
 use crate::admin::overview::{self, Messages, Outcomes, masked};
 use crate::error::{Code, Result};
 use crate::http::State;
-use crate::http::extract::Query;
+use crate::http::extract::{PathId, Query};
 use crate::http::origin::Origin;
 use crate::infra::audit::{self, Action};
 use crate::infra::outbox;
@@ -149,7 +148,7 @@ pub async fn submit_redrive(app: State, admin: Admin, origin: Origin, OwnForm(ch
     Ok(see_other("/admin/messages?done=redrive"))
 }
 
-pub async fn ask_retry(admin: Admin, id: Path<Uuid>) -> Shown {
+pub async fn ask_retry(admin: Admin, PathId(id): PathId) -> Shown {
     Ok(show(&Ask {
         frame: admin.frame("messages"),
         title: "Try a message again".to_owned(),
@@ -163,8 +162,8 @@ pub async fn ask_retry(admin: Admin, id: Path<Uuid>) -> Shown {
     }))
 }
 
-pub async fn submit_retry(app: State, admin: Admin, origin: Origin, id: Path<Uuid>, OwnForm(_form): OwnForm<Empty>) -> Shown {
-    let (id, cause) = (id.into_inner(), origin.of_admin(&admin.session));
+pub async fn submit_retry(app: State, admin: Admin, origin: Origin, PathId(id): PathId, OwnForm(_form): OwnForm<Empty>) -> Shown {
+    let cause = origin.of_admin(&admin.session);
     let writing = app.db.write(move |tx| {
         async move {
             if outbox::update_due(tx, id, cause.at).await? == 0 {

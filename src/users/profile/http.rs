@@ -13,7 +13,7 @@ use crate::error::{Problems, Result};
 use crate::http::State;
 use crate::http::auth::{Me, SignedIn};
 use crate::http::envelope::{Nothing, Reply};
-use crate::http::extract::{Body, present};
+use crate::http::extract::{Body, NoBody, present};
 use crate::http::idempotency::{Answer, Idempotency};
 use crate::http::origin::Origin;
 use crate::http::user_body::UserBody;
@@ -166,7 +166,10 @@ fn check_unchanged(body: &UpdateProfile, card: &Card) -> Result<()> {
     error_code = 400,
     error_code = 401,
     error_code = 403,
+    error_code = 408,
     error_code = 409,
+    error_code = 413,
+    error_code = 415,
     error_code = 422,
     error_code = 503,
     skip_args = "origin"
@@ -176,6 +179,7 @@ pub async fn deactivate_user(
     SignedIn(session): SignedIn,
     origin: Origin,
     idempotency: Idempotency,
+    _body: NoBody,
 ) -> Result<Answer<Reply<Nothing>>> {
     let writing = idempotency.write(&app, origin.of(session), move |tx, cause| {
         async move {
