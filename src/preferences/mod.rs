@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::card::{self, Card, Preferences};
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::Cause;
 use crate::infra::db::Tx;
@@ -22,10 +22,16 @@ pub struct PreferencesChange {
     pub push: Option<bool>,
 }
 
-/// Applies the change; binding for every decision from the commit on.
+/// Applies the change; binding for every decision from the commit on. What is so already is no change, and nobody hears of it.
 pub async fn change(tx: &mut Tx, user_id: Uuid, change: PreferencesChange, cause: &Cause) -> Result<Card> {
-    let channels = [("email", change.email), ("push", change.push)];
-    let changes: Vec<_> = channels.into_iter().filter_map(|(channel, enabled)| Some((channel, enabled?))).collect();
+    card::lock(tx, user_id).await?;
+    let before = card::find(tx, user_id).await?.ok_or(Code::UserNotFound)?;
+    let channels = [("email", change.email, before.preferences.email), ("push", change.push, before.preferences.push)];
+    let differing = channels.into_iter().filter_map(|(channel, enabled, before)| Some((channel, enabled.filter(|new| *new != before)?)));
+    let changes: Vec<_> = differing.collect();
+    if changes.is_empty() {
+        return Ok(before);
+    }
     store::upsert(tx, user_id, &changes, cause.at).await?;
     let card = card::changed(tx, user_id, cause.at).await?;
     audit::record(tx, cause, Action::PreferencesChanged, user_id).await?;

@@ -20,6 +20,21 @@ async fn a_channel_that_is_left_out_stays_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_so_already_is_no_change_and_nobody_hears_of_it() {
+    let app = TestApp::api().await;
+    let user = app.client.register("Ada").await;
+    let me = app.client.as_user(&user);
+    let told = async || app.count("SELECT count(*) AS n FROM outbox WHERE routing_key = 'preferences.changed'").await;
+    for (change, events) in
+        [(json!({}), 0), (json!({"push": true}), 0), (json!({"push": false}), 1), (json!({"push": false, "email": null}), 1)]
+    {
+        assert_eq!(me.patch("/api/v1/users/preferences", change.clone()).await.status, 200, "{change}");
+        assert_eq!(told().await, events, "{change}");
+    }
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_never_sees_preferences_older_than_an_answered_change() {
     let app = TestApp::api().await;
     let user = app.client.register("Ada").await;
