@@ -100,17 +100,14 @@ async fn what_is_no_request_is_refused_and_hides_none() {
     app.stop().await.unwrap();
 }
 
-/// A byte a second: the request never comes to its end, and the connection is not kept for it.
-#[tokio::test(flavor = "multi_thread")]
-async fn headers_that_trickle_in_cost_a_connection_for_six_seconds_at_most() {
-    let app = TestApp::api().await;
-    let address = app.client.base.strip_prefix("http://").unwrap().to_owned();
+/// Sends what is due at once, and the rest a byte a second, until the server has enough; what came back, and how long it took.
+async fn trickle(address: &str, at_once: &[u8], rest: impl Iterator<Item = &u8>) -> (Vec<u16>, Duration) {
     let (mut reading, mut writing) = TcpStream::connect(address).await.unwrap().into_split();
-    let started = std::time::Instant::now();
-    let mut answer = Vec::new();
-    let trickle = async {
+    writing.write_all(at_once).await.unwrap();
+    let (started, mut answer) = (std::time::Instant::now(), Vec::new());
+    let writing = async {
         let mut second = tokio::time::interval(Duration::from_secs(1));
-        for byte in b"GET /health/live HTTP/1.1\r\n".iter().cycle() {
+        for byte in rest {
             second.tick().await;
             if writing.write_all(&[*byte]).await.is_err() {
                 break;
@@ -118,11 +115,32 @@ async fn headers_that_trickle_in_cost_a_connection_for_six_seconds_at_most() {
         }
     };
     tokio::select! {
-        () = trickle => {}
+        () = writing => {}
         _ended = reading.read_to_end(&mut answer) => {}
     }
-    assert!(started.elapsed() < Duration::from_millis(6_500), "{:?}", started.elapsed());
-    assert!(matches!(statuses(&String::from_utf8_lossy(&answer))[..], [] | [400 | 408]), "{answer:?}");
+    (statuses(&String::from_utf8_lossy(&answer)), started.elapsed())
+}
+
+/// The request never comes to its end, and the connection is not kept for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_trickle_in_cost_a_connection_for_six_seconds_at_most() {
+    let app = TestApp::api().await;
+    let address = app.client.base.strip_prefix("http://").unwrap();
+    let (statuses, elapsed) = trickle(address, b"", b"GET /health/live HTTP/1.1\r\n".iter().cycle()).await;
+    assert!(elapsed < Duration::from_millis(6_500), "{elapsed:?}");
+    assert!(matches!(statuses[..], [] | [400 | 408]), "{statuses:?}");
+    app.stop().await.unwrap();
+}
+
+/// actix gives only the first head of a connection its five seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_head_that_trickles_in_ends_its_connection_after_a_minute() {
+    let app = TestApp::api().await;
+    let address = app.client.base.strip_prefix("http://").unwrap();
+    let later = b"GET /health/live HTTP/1.1\r\nX-A: ".iter().chain(b"b".iter().cycle());
+    let (statuses, elapsed) = trickle(address, b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n", later).await;
+    assert!((30..70).contains(&elapsed.as_secs()), "{elapsed:?}");
+    assert_eq!(statuses, [200]);
     app.stop().await.unwrap();
 }
 
@@ -153,32 +171,5 @@ async fn a_body_without_an_end_keeps_no_connection_behind_its_answer() {
     let mut answers = Vec::new();
     stream.read_to_end(&mut answers).await.unwrap();
     assert_eq!(statuses(&String::from_utf8_lossy(&answers)), [400, 200]);
-    app.stop().await.unwrap();
-}
-
-/// actix gives only the first head of a connection its five seconds.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_later_head_that_trickles_in_ends_its_connection_after_a_minute() {
-    let app = TestApp::api().await;
-    let address = app.client.base.strip_prefix("http://").unwrap().to_owned();
-    let (mut reading, mut writing) = TcpStream::connect(address).await.unwrap().into_split();
-    writing.write_all(b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-    let started = std::time::Instant::now();
-    let trickle = async {
-        let mut second = tokio::time::interval(Duration::from_secs(1));
-        for byte in b"GET /health/live HTTP/1.1\r\nX-A: ".iter().chain(b"b".iter().cycle()) {
-            second.tick().await;
-            if writing.write_all(&[*byte]).await.is_err() {
-                break;
-            }
-        }
-    };
-    let mut answer = Vec::new();
-    tokio::select! {
-        () = trickle => {}
-        _ended = reading.read_to_end(&mut answer) => {}
-    }
-    assert!((30..70).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
-    assert_eq!(statuses(&String::from_utf8_lossy(&answer)), [200]);
     app.stop().await.unwrap();
 }
