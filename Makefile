@@ -18,6 +18,7 @@ services: ## Start PostgreSQL, Redis and RabbitMQ (installs Debian packages wher
 
 .PHONY: run
 run: services ## Build and serve http://localhost:8000 as API and worker
+	@[ -x target/debug/user-service ] || echo 'Building; the first time takes minutes.'
 	@cargo build --quiet --bin user-service
 	@$(WITH_ENV) scripts/welcome & \
 	 $(WITH_ENV) exec target/debug/user-service serve --role both

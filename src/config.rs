@@ -346,6 +346,8 @@ mod tests {
     fn equal_request_and_delivery_queues_are_refused() {
         assert!(with(&[("RABBITMQ_DELIVER_QUEUE", "push.queue")]).unwrap_err().to_string().contains("RABBITMQ_DELIVER_QUEUE"));
         assert!(with(&[("RABBITMQ_DELIVER_ROUTING_KEY", "push")]).is_err() && with(&[("RABBITMQ_EMAIL_ROUTING_KEY", "push")]).is_err());
+        let unreadable = with(&[("JWT_PRIVATE_KEY_FILE", "/nowhere.pem"), ("PORT", "x")]).unwrap_err().to_string();
+        assert!(unreadable.contains("JWT_PRIVATE_KEY_FILE") && unreadable.contains("PORT"), "{unreadable}");
         assert!(with(&[("RABBITMQ_FAILED_QUEUE", "email.queue")]).unwrap_err().to_string().contains("RABBITMQ_FAILED_QUEUE"));
     }
 
@@ -387,7 +389,8 @@ mod tests {
     fn a_key_file_needs_a_secret_for_the_rest() {
         let mut variables = BTreeMap::from(GOOD);
         variables.remove("JWT_SECRET");
-        variables.insert("JWT_PRIVATE_KEY_FILE", "/keys/jwt.pem");
+        // Any file that can be read: what is in it is looked at later.
+        variables.insert("JWT_PRIVATE_KEY_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
         assert!(Config::from_map(Role::Both, &variables).unwrap_err().to_string().contains("APP_SECRET"));
         variables.insert("APP_SECRET", "kZ9vQm3xT7wB2nR5yL8pD1sF4hJ6gC0e");
         assert!(Config::from_map(Role::Both, &variables).is_ok());

@@ -306,6 +306,13 @@ fn every_variable_is_named_in_the_example_file() {
     let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
     let named: Vec<&str> = example.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
     let mut missing = Vec::new();
+    for line in example.lines().filter(|line| !line.starts_with('#')) {
+        // systemd and docker take the rest of a line for the value; a shell takes what stands behind a space for a command.
+        let value = line.split_once('=').map_or("", |(_, value)| value);
+        if value.contains(" #") || (value.contains(' ') && !value.starts_with('"')) {
+            missing.push(format!(".env.example: {line} is read in different ways"));
+        }
+    }
     let mut found = 0;
     for file in ["src/config.rs", "src/config/broker.rs", "src/config/identity.rs", "src/config/mail.rs"] {
         let text = std::fs::read_to_string(root.join(file)).unwrap();

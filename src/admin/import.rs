@@ -69,10 +69,18 @@ pub async fn import(app: &App, source: Source, staff: &[String], dry_run: bool, 
     let mut report = Report { found: rows.len(), ..Report::default() };
     let users = judge(app, &rows, &preferences, &mut report);
     report.without_password = users.iter().filter(|user| user.password_hash.is_none()).count();
+    let staff: Vec<String> = staff.iter().map(|address| address.to_ascii_lowercase()).collect();
+    for address in &staff {
+        // Before anything is written: a slip of the pen would leave nobody in charge.
+        let found = users.iter().find(|user| user.email.key() == *address);
+        let user = found.with_context(|| format!("--staff {address}: no account that is taken over has this address"))?;
+        if dry_run {
+            report.staff_granted.push(user.email.to_string());
+        }
+    }
     if dry_run {
         return Ok(report);
     }
-    let staff: Vec<String> = staff.iter().map(|address| address.to_ascii_lowercase()).collect();
     let total = users.len();
     let mut waiting = users.into_iter().peekable();
     while waiting.peek().is_some() {

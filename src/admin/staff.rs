@@ -197,7 +197,7 @@ pub async fn create(app: &App, email: EmailAddress, name: String, password: Stri
     let writing = app.worker_db.write(move |tx| {
         async move {
             let Some(card) = users::create(tx, registration, &cause).await? else {
-                return Err(Error::field("email", "is an account's already: let an admin grant staff to it at /admin/users"));
+                return Err(Error::field("email", "is an account's already: `user-service admin grant` makes it an admin's"));
             };
             audit::record(tx, &cause, Action::Registered, card.user_id).await?;
             addresses::mark_verified(tx, card.user_id, email.as_str(), &cause).await?;
@@ -210,11 +210,34 @@ pub async fn create(app: &App, email: EmailAddress, name: String, password: Stri
     Ok(link(app, &token))
 }
 
+/// Makes an admin of somebody who has an account; returns the link that enrols his second factor.
+pub async fn grant(app: &App, user: Card) -> Result<String> {
+    if user.is_staff || !user.is_active {
+        let problem = if user.is_staff {
+            "is an admin's: `user-service admin reset` prints a new link"
+        } else {
+            "is of an account that is not active"
+        };
+        return Err(Error::field("email", problem));
+    }
+    let cause = Cause::without_request(Actor::Operator, app.clock.now());
+    let writing = app.worker_db.write(move |tx| {
+        async move {
+            super::grant_staff(tx, user.user_id, &cause).await?;
+            audit::record(tx, &cause, Action::StaffGranted, user.user_id).await?;
+            invite(tx, &user, &cause).await
+        }
+        .boxed()
+    });
+    let token = writing.await?;
+    Ok(link(app, &token))
+}
+
 /// For an admin who lost his phone, or his password as well: ends his sessions, forgets his second factor, sets the
 /// password if there is one; returns the link that enrols anew.
 pub async fn reset(app: &App, user: Card, password: Option<String>) -> Result<String> {
     if !user.is_staff {
-        return Err(Error::field("email", "is no admin's"));
+        return Err(Error::field("email", "is no admin's: `user-service admin grant` makes it one's"));
     }
     let new_hash = match password {
         Some(password) => Some(hash(app, password, vec![user.name.clone(), user.email.clone()]).await?),

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::output::Output;
 use crate::admin::{self, staff};
 use crate::app::App;
+use crate::card::Card;
 use crate::card::email_address::EmailAddress;
 use crate::config::{Config, Role};
 use crate::error::Error;
@@ -23,6 +24,7 @@ pub enum Command {
         user-service admin create --email ada@example.com --name 'Ada Lovelace'\n  \
         pass show admin | user-service admin create --email ada@example.com --password-stdin")]
     Create {
+        /// The new account's address
         #[arg(long)]
         email: String,
         /// The address's first part, unless told
@@ -32,10 +34,18 @@ pub enum Command {
         #[arg(long)]
         password_stdin: bool,
     },
+    /// Make an admin of somebody who has an account, and print the link that enrols the second factor
+    #[command(after_help = "Example:\n  user-service admin grant --email ada@example.com")]
+    Grant {
+        /// The account's address
+        #[arg(long)]
+        email: String,
+    },
     /// Forget an admin's second factor and sign him out of the pages; print the link that enrols anew
     #[command(after_help = "Examples:\n  user-service admin reset --email ada@example.com\n  \
         user-service admin reset --email ada@example.com --password")]
     Reset {
+        /// The admin's address
         #[arg(long)]
         email: String,
         /// Set a new password as well, and ask for it
@@ -51,6 +61,7 @@ pub async fn run(command: Command, output: Output) -> anyhow::Result<()> {
     let app = App::new(Config::from_env(Role::Api)?, Role::Api, Clock::default())?;
     let done = match command {
         Command::Create { email, name, password_stdin } => create(&app, &email, name, password_stdin, output).await,
+        Command::Grant { email } => grant(&app, &email, output).await,
         Command::Reset { email, password, password_stdin } => {
             let password = if password || password_stdin { Some(read_password(password_stdin)?) } else { None };
             reset(&app, &email, password, output).await
@@ -69,10 +80,19 @@ async fn create(app: &App, email: &str, name: Option<String>, password_stdin: bo
     invite(email, &format!("Made the admin {email}."), &link, output)
 }
 
-async fn reset(app: &App, email: &str, password: Option<String>, output: Output) -> anyhow::Result<()> {
+async fn grant(app: &App, email: &str, output: Output) -> anyhow::Result<()> {
+    let link = staff::grant(app, find(app, email).await?).await.map_err(|error| told(&error))?;
+    invite(email, &format!("{email} is an admin now."), &link, output)
+}
+
+async fn find(app: &App, email: &str) -> anyhow::Result<Card> {
     let name = email.to_owned();
     let found = app.worker_db.read(move |conn| async move { admin::find(conn, &name).await }.boxed()).await;
-    let user = found.map_err(|error| told(&error))?;
+    found.map_err(|error| told(&error))
+}
+
+async fn reset(app: &App, email: &str, password: Option<String>, output: Output) -> anyhow::Result<()> {
+    let user = find(app, email).await?;
     let link = staff::reset(app, user, password).await.map_err(|error| told(&error))?;
     invite(email, &format!("{email} is signed out, and needs a second factor."), &link, output)
 }

@@ -1,7 +1,7 @@
 //! What a command says: lines for people, with `--json` one document for programs, and a bar for who watches long work.
 
 use std::fmt::Display;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -18,11 +18,15 @@ impl Output {
     /// To standard output; only the form that is asked for is made. Colours are left out where nobody sees them.
     pub fn say<T: Display>(self, text: impl FnOnce() -> T, value: impl FnOnce() -> Value) -> anyhow::Result<()> {
         let mut out = anstream::stdout();
-        match self.json {
+        let written = match self.json {
             true => writeln!(out, "{:#}", value()),
             false => writeln!(out, "{}", text()),
+        };
+        match written {
+            // `| head` has seen enough.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            written => written.context("cannot write to standard output"),
         }
-        .context("cannot write to standard output")
     }
 
     /// To standard error, and only on a terminal.

@@ -131,7 +131,7 @@ fn told(report: &Report, dry_run: bool) -> String {
         lines.push(format!("staff in Django, and not here without --staff: {}", report.staff_in_django.join(", ")));
     }
     if !report.staff_granted.is_empty() {
-        lines.push(format!("staff now: {}", report.staff_granted.join(", ")));
+        lines.push(format!("staff {}: {}", if dry_run { "would be" } else { "now" }, report.staff_granted.join(", ")));
     }
     lines.join("\n")
 }

@@ -62,8 +62,15 @@ impl Identity {
             ),
             even_answer: Duration::from_millis(env.number("EVEN_ANSWER_MILLISECONDS", 1000, 10..=5000)),
         };
+        if let Some(file) = &identity.jwt_private_key_file
+            && let Err(error) = std::fs::read(file)
+        {
+            env.problem("JWT_PRIVATE_KEY_FILE", format!("cannot be read: {error}"), "a file made by `user-service keys generate`");
+        }
         match (&identity.jwt_secret, &identity.jwt_private_key_file, &identity.app_secret) {
-            (None, None, _) => env.not_set("JWT_SECRET", "a secret, or JWT_PRIVATE_KEY_FILE with APP_SECRET"),
+            (None, None, _) => {
+                env.not_set("JWT_SECRET", "32 or more random bytes (openssl rand -base64 48), or JWT_PRIVATE_KEY_FILE with APP_SECRET")
+            }
             (None, Some(_), None) => env.not_set("APP_SECRET", "it is what every key but the access tokens' derives from"),
             _ => {}
         }

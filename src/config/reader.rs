@@ -39,7 +39,7 @@ impl fmt::Display for Problems {
 }
 
 /// Parts of secrets that people copy from samples.
-const SAMPLES: [&str; 10] = [
+const SAMPLES: [&str; 13] = [
     "changeme",
     "change-me",
     "change_me",
@@ -50,6 +50,9 @@ const SAMPLES: [&str; 10] = [
     "example",
     "django-insecure",
     "placeholder",
+    "password",
+    "256-bit-secret",
+    "0123456789",
 ];
 
 pub(super) struct Reader<'a> {

@@ -183,7 +183,19 @@ async fn admin_of(request: &HttpRequest, app: &App) -> Result<Option<StaffSessio
 
 /// Where services are: at the public door such a path does not exist.
 async fn identify_inside(request: &HttpRequest, app: &App) -> Result<Identified> {
-    if Door::of(request).is_inner() { identify(request, app).await } else { Err(nothing_here()) }
+    if !Door::of(request).is_inner() {
+        return Err(nothing_here());
+    }
+    identify(request, app).await.map_err(|error| ask_for_key(request, error))
+}
+
+/// Whoever shows nothing where services are is told what would open the door.
+fn ask_for_key(request: &HttpRequest, error: Error) -> Error {
+    let shows_nothing = !request.headers().contains_key(AUTHORIZATION) && !request.headers().contains_key(SERVICE_KEY);
+    if error.code != Code::Unauthenticated || !shows_nothing {
+        return error;
+    }
+    Error::new(Code::Unauthenticated, "Send a service key: X-Internal-API-Key: usk_….")
 }
 
 async fn identify_reader(request: &HttpRequest, app: &App) -> Result<Identified> {
@@ -195,7 +207,10 @@ async fn identify_reader(request: &HttpRequest, app: &App) -> Result<Identified>
 }
 
 async fn identify_reader_inside(request: &HttpRequest, app: &App) -> Result<Identified> {
-    if Door::of(request).is_inner() { identify_reader(request, app).await } else { Err(nothing_here()) }
+    if !Door::of(request).is_inner() {
+        return Err(nothing_here());
+    }
+    identify_reader(request, app).await.map_err(|error| ask_for_key(request, error))
 }
 
 /// The service that shows a key where services are; `Some(None)` if the key is nobody's.

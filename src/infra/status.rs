@@ -13,6 +13,8 @@ pub enum PartState {
     /// It failed and will be started again.
     Restarting,
     Stopped,
+    /// It had one thing to do, and did it.
+    Done,
 }
 
 /// Counts of a queue, as the broker last told them.

@@ -49,7 +49,7 @@ impl Supervisor {
                 Ok(()) => gate.cancel(),
                 Err(error) => tracing::error!(part = name, error = error.chain(), "the part failed"),
             }
-            status.set_part(name, PartState::Stopped);
+            status.set_part(name, PartState::Done);
         });
     }
 

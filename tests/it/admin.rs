@@ -31,6 +31,12 @@ async fn the_accounts_of_a_django_service_sign_in_with_their_passwords_and_are_h
     let (code, told, _) = users(&app, &["import", "--from-django", DUMP, "--dry-run"], &[]).await;
     assert_eq!((code, app.count("SELECT count(*) AS n FROM users").await), (Some(0), 0), "{told}");
     assert!(told.starts_with("12 found; 9 could be taken over, 3 not"), "{told}");
+    // A slip of the pen leaves nobody in charge, so nothing is done.
+    let (code, told, problems) = users(&app, &["import", "--from-django", DUMP, "--staff", "bobb@example.com"], &[]).await;
+    assert!(code == Some(1) && problems.contains("--staff bobb@example.com: no account"), "{told}{problems}");
+    assert_eq!(app.count("SELECT count(*) AS n FROM users").await, 0);
+    let (_, told, _) = users(&app, &["import", "--from-django", DUMP, "--dry-run", "--staff", "bob@example.com"], &[]).await;
+    assert!(told.contains("staff would be: bob@example.com"), "{told}");
     let (code, told, problems) = users(&app, &["import", "--from-django", DUMP, "--staff", "Bob@example.com"], &[]).await;
     assert_eq!((code, problems.as_str()), (Some(0), ""), "{told}");
     for line in [

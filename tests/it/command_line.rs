@@ -72,6 +72,16 @@ async fn an_admin_is_made_by_a_password_from_standard_input_and_reset_by_a_link(
     let (code, _, stderr) = run_fed(&create, &variables, "Correct Horse 7\n").await;
     assert!(code == Some(1) && stderr.contains("email is an account's already"), "{stderr}");
 
+    // Somebody who has an account becomes one without a new password.
+    let ada = app.client.register("Ada").await;
+    let grant = ["admin", "grant", "--email", &ada.email];
+    let (code, stdout_of_grant, stderr) = run_fed(&grant, &variables, "").await;
+    assert!(code == Some(0) && stdout_of_grant.contains("/admin/enrol?token=v1."), "{stderr}");
+    assert_eq!(app.count("SELECT count(*) AS n FROM audit_log WHERE action = 'staff_granted'").await, 1);
+    let (code, _, stderr) = run_fed(&grant, &variables, "").await;
+    assert!(code == Some(1) && stderr.contains("admin reset"), "{stderr}");
+    app.sql(&format!("UPDATE users SET is_staff = false WHERE id = '{}'", ada.id)).await;
+
     let link = |stdout: &str| stdout.lines().find(|line| line.contains("/admin/enrol")).unwrap().trim().to_owned();
     let mut browser = Browser::new(&app.client.base);
     browser.enrol(&app, &link(&stdout)).await;
