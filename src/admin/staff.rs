@@ -166,7 +166,7 @@ pub async fn open_enrolment(app: &App, text: String, browser: &StaffToken, cause
 pub async fn enrol(app: &App, enrolment: Enrolment, code: &str, cause: Cause) -> Result<Vec<String>> {
     let Enrolment { token, user, secret } = enrolment;
     let step = totp::find_step(&secret, code, cause.at.timestamp().unsigned_abs())?;
-    let step = step.ok_or_else(|| Error::field("code", "is not the one that is due: is the phone's clock right?"))?;
+    let step = step.ok_or_else(|| Error::field("code", "is not the one that is due; look at the phone's clock"))?;
     let (codes, keys, user_id) = (totp::recovery_codes()?, app.keys.clone(), user.user_id);
     let key = keys.derive("recovery-code", user_id.as_bytes());
     let hmacs: Vec<[u8; 32]> = codes.iter().map(|code| key.authenticate(&[totp::normalised(code).as_bytes()])).collect();

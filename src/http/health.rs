@@ -182,6 +182,8 @@ pub async fn look(app: &App, role: Role, asked: Asked) -> HealthData {
         .collect();
     let breakers: BTreeMap<_, _> =
         app.status.breakers().into_iter().map(|(name, state)| (name.to_owned(), state.as_str().to_owned())).collect();
+    // What the broker last said is of no use while it says nothing.
+    let queues = if checks.broker == CheckStatus::Unhealthy { Default::default() } else { app.status.queues() };
     let status = if checks.database == CheckStatus::Unhealthy {
         HealthStatus::Unhealthy
     } else if checks.cache == CheckStatus::Unhealthy
@@ -200,9 +202,7 @@ pub async fn look(app: &App, role: Role, asked: Asked) -> HealthData {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         checks,
         parts,
-        queues: app
-            .status
-            .queues()
+        queues: queues
             .into_iter()
             .map(|(name, counts)| (name, QueueBody { messages: counts.messages, consumers: counts.consumers }))
             .collect(),
