@@ -10,14 +10,13 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, HttpResponse, Responder, dev::Payload};
 use apistos::ApiComponent;
-use apistos::paths::{Parameter, ParameterDefinition, ParameterIn, Responses};
+use apistos::paths::Responses;
 use apistos::reference_or::ReferenceOr;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use schemars::schema::{InstanceType, Schema, SchemaObject, StringValidation};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -33,7 +32,7 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// The syntax of both headers.
-const KEY_PATTERN: &str = "^[A-Za-z0-9._~-]{8,128}$";
+pub(super) const KEY_PATTERN: &str = "^[A-Za-z0-9._~-]{8,128}$";
 
 /// How long a copy waits for the one that runs, and how often it looks.
 const WAIT: Duration = Duration::from_secs(3);
@@ -207,43 +206,6 @@ impl FromRequest for Idempotency {
 
     fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
         std::future::ready(read_key(request).map(|key| Self { request: request.clone(), key }))
-    }
-}
-
-impl ApiComponent for Idempotency {
-    fn child_schemas() -> Vec<(String, ReferenceOr<apistos::Schema>)> {
-        Vec::new()
-    }
-
-    fn schema() -> Option<(String, ReferenceOr<apistos::Schema>)> {
-        None
-    }
-
-    fn parameters() -> Vec<Parameter> {
-        let header = |name: &str, pattern: Option<&str>, description: &str| {
-            let syntax = StringValidation { pattern: pattern.map(str::to_owned), ..StringValidation::default() };
-            let schema = SchemaObject {
-                instance_type: Some(InstanceType::String.into()),
-                string: Some(Box::new(syntax)),
-                ..SchemaObject::default()
-            };
-            Parameter {
-                name: name.to_owned(),
-                _in: ParameterIn::Header,
-                description: Some(description.to_owned()),
-                required: Some(false),
-                definition: Some(ParameterDefinition::Schema(Box::new(Schema::Object(schema).into()))),
-                ..Parameter::default()
-            }
-        };
-        vec![
-            header(
-                "Idempotency-Key",
-                Some(KEY_PATTERN),
-                "For 24 hours the same request under it has one effect and gets the same answer; another body is a 422",
-            ),
-            header("X-Request-ID", None, "The same, but another body under it is another request, and what is no key is ignored"),
-        ]
     }
 }
 

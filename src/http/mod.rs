@@ -9,6 +9,7 @@ pub mod extract;
 pub mod form;
 pub mod health;
 pub mod idempotency;
+mod idempotency_headers;
 mod idempotency_store;
 pub mod jwks;
 pub mod metrics;
