@@ -159,7 +159,7 @@ pub fn updated(card: &Card, fields: &[&str]) -> Event {
 
 /// Locks the user's row, which comes before all rows of his; `false`: there is no such user.
 pub async fn lock(conn: &mut AsyncPgConnection, user_id: Uuid) -> Result<bool> {
-    Ok(store::lock(conn, user_id).await?.is_some())
+    Ok(store::lock(conn, user_id).await?)
 }
 
 /// Keeps the user's sessions from being ended until the caller's transaction ends; `false`: they were, since the card was read.

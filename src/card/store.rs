@@ -33,9 +33,10 @@ struct UserRow {
 /// The user, the live push token, and what was chosen for email and push.
 type CardRow = (UserRow, Option<String>, Option<bool>, Option<bool>);
 
-/// Held until the transaction ends; `None`: there is no such user.
-pub async fn lock(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<Option<i64>> {
-    users::table.find(user_id).select(users::version).for_no_key_update().first(conn).await.optional()
+/// Held until the transaction ends; `false`: there is no such user.
+pub async fn lock(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<bool> {
+    let locked = users::table.find(user_id).select(users::id).for_no_key_update().first::<Uuid>(conn).await.optional()?;
+    Ok(locked.is_some())
 }
 
 /// The same against changes only: any number may hold it at once.

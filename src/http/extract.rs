@@ -40,14 +40,12 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
             check_media_type(&request)?;
-            let body = receive(payload).await?;
-            accept(&request, body).map(Self)
+            accept(&request, receive(payload).await?).map(Self)
         })
     }
 }
 
 fn accept<T: DeserializeOwned>(request: &HttpRequest, body: Bytes) -> Result<T> {
-    check_media_type(request)?;
     if idempotency::has_key(request) {
         request.extensions_mut().insert(RawBody(body.clone()));
     }
@@ -76,7 +74,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for OptionalBody<T> {
         let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
             let body = receive(payload).await?;
-            if body.is_empty() { Ok(Self(None)) } else { accept(&request, body).map(|body| Self(Some(body))) }
+            if body.is_empty() {
+                return Ok(Self(None));
+            }
+            check_media_type(&request)?;
+            accept(&request, body).map(|body| Self(Some(body)))
         })
     }
 }
