@@ -85,6 +85,7 @@ macro_rules! extracts {
                 Box::pin(async move {
                     let $app = state(&request)?;
                     let $identified = $identify(&request, $app).await?;
+                    $app.hasher.note_caller();
                     $made
                 })
             }

@@ -17,6 +17,7 @@ pub mod django_password;
 pub mod even_time;
 pub mod events;
 pub mod fail_point;
+pub mod footfall;
 pub mod gates;
 pub mod key_sighting;
 pub mod keys;

@@ -1,6 +1,8 @@
 //! bcrypt, and Django's PBKDF2 to be replaced by it: one hash a core at a time, behind a short queue and on threads that
-//! everything else goes before: a login storm cannot take the cores from other requests.
+//! everything else goes before: a login storm cannot take the cores from other requests. Where many of these are served, one
+//! core is left to them.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use super::django_password::{DjangoFit, DjangoHash};
+use super::footfall::Footfall;
 use crate::error::{Error, Result};
 
 /// Waiting beyond this answers "busy" at once.
@@ -18,6 +21,10 @@ const QUEUE: usize = 64;
 /// Requests that may be on their way to each free place of the queue: they are counted against their limits and their account
 /// is looked up, which sends most of a guesser's away.
 const ADMITTED_A_PLACE: usize = 5;
+
+/// Callers served in a second that a core is left to. A core makes some ten hashes meanwhile: with fewer callers it is the
+/// sign-ins that are many.
+const CROWD: NonZeroU32 = NonZeroU32::new(250).unwrap();
 
 /// The longest password bcrypt reads whole; longer ones would be cut silently.
 pub const MAX_BYTES: usize = 71;
@@ -31,6 +38,9 @@ const DUMMY: &str = "y1Y9yzwkpEzokgMAudhvVOnHIClej8ZK6yMkrlrHfCumFKh8YKksO";
 pub struct PasswordHasher {
     cost: u32,
     permits: Arc<Semaphore>,
+    /// All cores but one.
+    permits_in_a_crowd: Arc<Semaphore>,
+    callers: Footfall,
     waiting: Arc<AtomicUsize>,
     admitted: Arc<AtomicUsize>,
     dummy: Arc<str>,
@@ -43,6 +53,8 @@ impl PasswordHasher {
         Ok(Self {
             cost,
             permits: Arc::new(Semaphore::new(cores)),
+            permits_in_a_crowd: Arc::new(Semaphore::new((cores - 1).max(1))),
+            callers: Footfall::new(CROWD),
             waiting: Arc::default(),
             admitted: Arc::default(),
             dummy: format!("$2b${cost:02}${DUMMY}").into(),
@@ -55,6 +67,11 @@ impl PasswordHasher {
     pub fn admit(&self) -> Result<Place> {
         let free = QUEUE.saturating_sub(self.waiting.load(Ordering::Acquire));
         Place::take(&self.admitted, free * ADMITTED_A_PLACE).ok_or_else(full)
+    }
+
+    /// A caller is being served who signed in before.
+    pub fn note_caller(&self) {
+        self.callers.count();
     }
 
     /// Requests that wait for a core.
@@ -87,11 +104,15 @@ impl PasswordHasher {
     /// Runs work that takes about as long as a hash, in the same queue.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let place = Place::take(&self.waiting, QUEUE).ok_or_else(full)?;
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Error::internal)?;
+        let mut permits = vec![Arc::clone(&self.permits).acquire_owned().await.map_err(Error::internal)?];
+        // Asked now: those in front may have begun to wait when there was room.
+        if self.callers.is_crowded() {
+            permits.push(Arc::clone(&self.permits_in_a_crowd).acquire_owned().await.map_err(Error::internal)?);
+        }
         drop(place);
         let result = self.threads.spawn(move || {
             let result = work();
-            drop(permit);
+            drop(permits);
             result
         });
         result.await
@@ -237,5 +258,25 @@ mod tests {
         drop(held);
         assert!(waiting.remove(0).await.is_ok());
         assert!(hasher.hash("TestPass123!".into()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_core_is_left_to_callers_where_they_are_many() {
+        let hasher = PasswordHasher::new(11).unwrap();
+        let cores = hasher.permits.available_permits();
+        let all_cores = async |callers: u32| {
+            let mut hashes: Vec<_> = (0..cores).map(|_| Box::pin(hasher.hash("TestPass123!".into()))).collect();
+            for hash in &mut hashes {
+                (0..callers).for_each(|_| hasher.note_caller());
+                assert!(futures_util::poll!(hash).is_pending());
+            }
+            let waiting = hasher.waiting();
+            for hash in hashes {
+                hash.await.unwrap();
+            }
+            waiting
+        };
+        assert_eq!(all_cores(1).await, 0);
+        assert_eq!(all_cores(CROWD.get()).await, usize::from(cores > 1));
     }
 }
