@@ -99,8 +99,13 @@ enum ConfigCommand {
     Check,
 }
 
-/// Exit code for a configuration that cannot work; 1 is a failure while running.
+/// Exit code for a configuration or a command line that cannot work; 1 is a failure while running.
 pub const EXIT_CONFIGURATION: u8 = 2;
+
+/// A command line that cannot work, as is found only once it has been parsed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misused(&'static str);
 
 /// Runs the command; the caller turns the error into an exit code.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
@@ -112,11 +117,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
             let document = role::api::openapi().await?;
             Output { json: true }.say(String::new, || json!(document))
         }
-        Command::Config { command: ConfigCommand::Check } => {
-            let config = Config::from_env(cli.role)?;
-            AccessTokens::new(&config.identity).map_err(|error| anyhow::anyhow!(error.chain()))?;
-            output.say(|| "The configuration is complete.", || json!({"complete": true}))
-        }
+        Command::Config { command: ConfigCommand::Check } => check(cli.role, output),
         Command::Doctor => doctor::run(cli.role, output).await,
         Command::Keys { command } => keys::run(command, output),
         Command::Admin { command } => admin::run(command, output).await,
@@ -132,7 +133,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 
 /// What a failed run exits with.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<Problems>() { EXIT_CONFIGURATION } else { 1 }
+    if error.is::<Problems>() || error.is::<Misused>() { EXIT_CONFIGURATION } else { 1 }
 }
 
 async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
@@ -161,6 +162,21 @@ async fn serve(config: Config, role: Role) -> anyhow::Result<()> {
     signals.abort();
     tokio::task::spawn_blocking(move || telemetry.flush()).await?;
     ended.map_err(|error| anyhow::anyhow!(error.chain()))
+}
+
+fn check(role: Role, output: Output) -> anyhow::Result<()> {
+    match Config::from_env(role) {
+        Ok(config) => {
+            AccessTokens::new(&config.identity).map_err(|error| anyhow::anyhow!(error.chain()))?;
+            output.say(|| "The configuration is complete.", || json!({"complete": true, "problems": []}))
+        }
+        Err(problems) => {
+            if output.json {
+                output.say(String::new, || json!({"complete": false, "problems": problems}))?;
+            }
+            Err(problems.into())
+        }
+    }
 }
 
 async fn migrate(config: &Config, output: Output) -> anyhow::Result<()> {

@@ -19,7 +19,8 @@ pub enum Disposition {
 }
 
 /// Why a message died. Nothing else stands in `x-dead-reason`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub enum DeadReason {
     MalformedJson,
     SchemaViolation,

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use futures_util::FutureExt as _;
 use serde_json::json;
 
+use super::Misused;
 use super::output::Output;
 use crate::admin::{self, staff};
 use crate::app::App;
@@ -25,10 +26,10 @@ pub enum Command {
         pass show admin | user-service admin create --email ada@example.com --password-stdin")]
     Create {
         /// The new account's address
-        #[arg(long)]
-        email: String,
+        #[arg(long, value_parser = EmailAddress::parse)]
+        email: EmailAddress,
         /// The address's first part, unless told
-        #[arg(long)]
+        #[arg(long, value_parser = users::parse_name)]
         name: Option<String>,
         /// Read the password from standard input; one newline at its end is cut
         #[arg(long)]
@@ -60,7 +61,7 @@ pub enum Command {
 pub async fn run(command: Command, output: Output) -> anyhow::Result<()> {
     let app = App::new(Config::from_env(Role::Api)?, Role::Api, Clock::default())?;
     let done = match command {
-        Command::Create { email, name, password_stdin } => create(&app, &email, name, password_stdin, output).await,
+        Command::Create { email, name, password_stdin } => create(&app, email, name, password_stdin, output).await,
         Command::Grant { email } => grant(&app, &email, output).await,
         Command::Reset { email, password, password_stdin } => {
             let password = if password || password_stdin { Some(read_password(password_stdin)?) } else { None };
@@ -71,12 +72,11 @@ pub async fn run(command: Command, output: Output) -> anyhow::Result<()> {
     done
 }
 
-async fn create(app: &App, email: &str, name: Option<String>, password_stdin: bool, output: Output) -> anyhow::Result<()> {
-    let Ok(address) = EmailAddress::parse(email) else { bail!("--email {email}: is no address of mail") };
-    let name = name.unwrap_or_else(|| email.split('@').next().unwrap_or_default().to_owned());
-    let name = users::parse_name(&name).map_err(|problem| anyhow::anyhow!("--name {problem}"))?;
+async fn create(app: &App, email: EmailAddress, name: Option<String>, password_stdin: bool, output: Output) -> anyhow::Result<()> {
+    let name = name.unwrap_or_else(|| email.local_part().to_owned());
     let password = read_password(password_stdin)?;
-    let link = staff::create(app, address, name, password).await.map_err(|error| told(&error))?;
+    let link = staff::create(app, email.clone(), name, password).await.map_err(|error| told(&error))?;
+    let email = email.as_str();
     invite(email, &format!("Made the admin {email}."), &link, output)
 }
 
@@ -111,7 +111,7 @@ fn read_password(from_stdin: bool) -> anyhow::Result<String> {
         return Ok(cut.map(str::to_owned).unwrap_or(text));
     }
     if !std::io::stdin().is_terminal() {
-        bail!("there is no terminal to ask at: say --password-stdin");
+        bail!(Misused("there is no terminal to ask at: say --password-stdin"));
     }
     let typed = rpassword::prompt_password("Password: ").context("cannot read the password")?;
     let again = rpassword::prompt_password("The same again: ").context("cannot read the password")?;

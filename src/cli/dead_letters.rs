@@ -2,12 +2,13 @@
 
 use anyhow::bail;
 use chrono::{DateTime, TimeDelta, Utc};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::output::Output;
+use crate::amqp::disposition::DeadReason;
 use crate::app::App;
 use crate::config::{Config, Role};
 use crate::infra::clock::Clock;
@@ -29,7 +30,7 @@ pub enum Command {
     /// Everything about one, with its body
     Show { message_id: String },
     /// Have the worker decide them anew, against preferences and tokens as they are then; safe to repeat
-    #[command(after_help = "Example:\n  user-service dead-letters redrive --reason unknown_user")]
+    #[command(after_help = "Example:\n  user-service dead-letters redrive --reason unknown_user", group = said_which())]
     Redrive {
         #[command(flatten)]
         which: Which,
@@ -38,9 +39,11 @@ pub enum Command {
         all: bool,
     },
     /// Throw them away
+    #[command(after_help = "Example:\n  user-service dead-letters purge --older-than 720", group = said_which())]
     Purge {
         #[command(flatten)]
         which: Which,
+        /// Whatever the reason, whoever the user
         #[arg(long)]
         all: bool,
     },
@@ -48,9 +51,9 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Which {
-    /// Of this reason, e.g. malformed_json, unknown_user, retries_exhausted
-    #[arg(long)]
-    reason: Option<String>,
+    /// Of this reason
+    #[arg(long, value_enum)]
+    reason: Option<DeadReason>,
     /// Of this user
     #[arg(long)]
     user: Option<Uuid>,
@@ -65,12 +68,14 @@ pub struct Which {
 impl Which {
     fn filter(self, now: DateTime<Utc>) -> Filter {
         let before = self.older_than.map(|hours| now - TimeDelta::hours(hours.into()));
-        Filter { reason: self.reason, user_id: self.user, message_id: self.id, before }
+        let reason = self.reason.map(|reason| reason.as_str().to_owned());
+        Filter { reason, user_id: self.user, message_id: self.id, before }
     }
+}
 
-    fn is_everything(&self) -> bool {
-        self.reason.is_none() && self.user.is_none() && self.id.is_none() && self.older_than.is_none()
-    }
+/// What changes many at once is not begun by leaving something out.
+fn said_which() -> ArgGroup {
+    ArgGroup::new("said-which").args(["reason", "user", "id", "older_than", "all"]).multiple(true).required(true)
 }
 
 pub async fn run(command: Command, output: Output) -> anyhow::Result<()> {
@@ -79,14 +84,8 @@ pub async fn run(command: Command, output: Output) -> anyhow::Result<()> {
     let done = match command {
         Command::List { which, limit } => list(&app, which.filter(now), limit.into(), output).await,
         Command::Show { message_id } => show(&app, message_id, output).await,
-        Command::Redrive { which, all } => match which.is_everything() && !all {
-            true => Err(anyhow::anyhow!("say which, or --all")),
-            false => repeat(&app, which.filter(now), true, output).await,
-        },
-        Command::Purge { which, all } => match which.is_everything() && !all {
-            true => Err(anyhow::anyhow!("say which, or --all")),
-            false => repeat(&app, which.filter(now), false, output).await,
-        },
+        Command::Redrive { which, all: _ } => repeat(&app, which.filter(now), true, output).await,
+        Command::Purge { which, all: _ } => repeat(&app, which.filter(now), false, output).await,
     };
     app.close().await;
     done

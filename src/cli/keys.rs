@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
 use base64::Engine as _;
 use clap::Subcommand;
 use serde_json::json;
@@ -19,6 +18,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  user-service keys service gateway --scope users:read --scope push:write")]
     Service {
         /// The sibling's name
+        #[arg(value_parser = parse_name)]
         name: String,
         /// What it may do; repeat for more
         #[arg(long = "scope", required = true, value_parser = parse_scope)]
@@ -64,6 +64,15 @@ fn parse_scope(text: &str) -> Result<Scope, String> {
     Scope::ALL.iter().copied().find(|scope| scope.as_str() == text).ok_or_else(|| format!("no such scope; there are {}", known()))
 }
 
+/// Reads it as the service will, so that a bad name is refused here and not at its start.
+fn parse_name(name: &str) -> Result<String, &'static str> {
+    let entry = format!("{name}:{}:{}", "0".repeat(64), Scope::ALL[0].as_str());
+    match Config::from_map(Role::Api, &BTreeMap::from([("SERVICE_API_KEYS", entry.as_str())])) {
+        Err(problems) if problems.concern("SERVICE_API_KEYS") => Err("use 1 to 64 letters, digits, '-', '_' or '.'"),
+        _ => Ok(name.to_owned()),
+    }
+}
+
 fn rotate(file: &Path, output: Output) -> anyhow::Result<()> {
     let shown = file.display();
     let (rotated, text) = match signing_keys::rotate(file)? {
@@ -91,13 +100,6 @@ fn make_service_key(name: &str, scopes: &[Scope], output: Output) -> anyhow::Res
     let sha256: String = Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
     let scopes: Vec<_> = scopes.iter().map(|scope| scope.as_str()).collect();
     let entry = format!("{name}:{sha256}:{}", scopes.join("+"));
-    // Read back as the service will read it, so that a bad name is refused here and not at its start.
-    let variables = BTreeMap::from([("SERVICE_API_KEYS", entry.as_str())]);
-    if let Err(problems) = Config::from_map(Role::Api, &variables)
-        && problems.concern("SERVICE_API_KEYS")
-    {
-        bail!("'{name}' cannot be a name: use 1 to 64 letters, digits, '-', '_' or '.'");
-    }
     let text =
         || format!("Key for '{name}', shown once:\n  {key}\n\nAdd this to SERVICE_API_KEYS (entries are separated by commas):\n  {entry}");
     output.say(text, || json!({"name": name, "key": key, "entry": entry}))

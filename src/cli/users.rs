@@ -8,6 +8,7 @@ use clap::Subcommand;
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
+use super::Misused;
 use super::output::Output;
 use crate::admin::{self, Report, Source};
 use crate::app::App;
@@ -56,7 +57,7 @@ pub async fn run(command: Command, output: Output) -> anyhow::Result<()> {
             let source = match (from_django.flatten(), django_database) {
                 (Some(dump), _) => Source::Dump(dump),
                 (None, Some(url)) => Source::Database(url),
-                (None, None) => bail!("name a dump, or set DJANGO_DATABASE_URL"),
+                (None, None) => bail!(Misused("name a dump, or set DJANGO_DATABASE_URL")),
             };
             let bar = output.bar("importing", 0)?;
             let report = admin::import(&app, source, &staff, dry_run, |done, total| {
@@ -101,7 +102,7 @@ async fn find(app: &App, name: &str) -> anyhow::Result<Card> {
 
 fn confirm(address: &str) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
-        bail!("this cannot be undone: say --yes");
+        bail!(Misused("this cannot be undone: say --yes"));
     }
     write!(std::io::stderr(), "This cannot be undone. Type {address} to erase this person: ")?;
     let mut typed = String::new();

@@ -6,11 +6,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use serde::Serialize;
 
 use super::{Limit, Rate, Scope, ServiceKey};
 
 /// One variable's mistake. It never shows the value: that may be a secret.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Problem {
     variable: String,
     wrong: String,
@@ -18,7 +19,7 @@ pub struct Problem {
 }
 
 /// Every mistake in the configuration; prints one a line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
