@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::output::Output;
 use crate::app::App;
-use crate::config::{Config, Problems, Role};
+use crate::config::{Config, Problem, Problems, Role};
 use crate::infra::access_token::AccessTokens;
 use crate::infra::clock::Clock;
 use crate::infra::{migrations, telemetry};
@@ -172,7 +172,8 @@ fn check(role: Role, output: Output) -> anyhow::Result<()> {
         }
         Err(problems) => {
             if output.json {
-                output.say(String::new, || json!({"complete": false, "problems": problems}))?;
+                let value = |problem: &Problem| json!({"variable": problem.variable, "wrong": problem.wrong, "right": problem.right});
+                output.say(String::new, || json!({"complete": false, "problems": problems.iter().map(value).collect::<Vec<_>>()}))?;
             }
             Err(problems.into())
         }

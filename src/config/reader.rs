@@ -6,23 +6,26 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use serde::Serialize;
 
 use super::{Limit, Rate, Scope, ServiceKey};
 
 /// One variable's mistake. It never shows the value: that may be a secret.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Problem {
-    variable: String,
-    wrong: String,
-    right: String,
+    pub variable: String,
+    pub wrong: String,
+    pub right: String,
 }
 
 /// Every mistake in the configuration; prints one a line.
-#[derive(Debug, thiserror::Error, Serialize)]
+#[derive(Debug, thiserror::Error)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.0.iter()
+    }
+
     /// Whether one of them is this variable's.
     pub fn concern(&self, variable: &str) -> bool {
         self.0.iter().any(|problem| problem.variable == variable)
