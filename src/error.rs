@@ -127,7 +127,7 @@ impl Problems {
         if self.0.is_empty() { Ok(()) } else { Err(self.into_error()) }
     }
 
-    fn into_error(self) -> Error {
+    pub fn into_error(self) -> Error {
         let names: Vec<_> = self.0.keys().cloned().collect();
         Error { fields: self.0, ..Error::new(Code::ValidationFailed, format!("Please check: {}.", names.join(", "))) }
     }

@@ -1,4 +1,4 @@
-//! Strict JSON bodies, query strings and path parameters, whose mistakes name the field.
+//! Bodies, query strings and path parameters, whose mistakes name the field.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::error::malformed;
 use super::idempotency::{self, RawBody};
+use super::json;
 use crate::error::{Code, Error, Result};
 
 /// The largest body.
@@ -32,7 +33,7 @@ type Extracting<T> = Pin<Box<dyn Future<Output = Result<T>>>>;
 #[derive(Debug)]
 pub struct Body<T>(pub T);
 
-impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
+impl<T: DeserializeOwned + ApiComponent + 'static> FromRequest for Body<T> {
     type Error = Error;
     type Future = Extracting<Self>;
 
@@ -45,11 +46,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     }
 }
 
-fn accept<T: DeserializeOwned>(request: &HttpRequest, body: Bytes) -> Result<T> {
+fn accept<T: DeserializeOwned + ApiComponent>(request: &HttpRequest, body: Bytes) -> Result<T> {
     if idempotency::has_key(request) {
         request.extensions_mut().insert(RawBody(body.clone()));
     }
-    parse(&body)
+    json::parse(&body)
 }
 
 impl<T: ApiComponent> ApiComponent for Body<T> {
@@ -66,7 +67,7 @@ impl<T: ApiComponent> ApiComponent for Body<T> {
 #[derive(Debug)]
 pub struct OptionalBody<T>(pub Option<T>);
 
-impl<T: DeserializeOwned + 'static> FromRequest for OptionalBody<T> {
+impl<T: DeserializeOwned + ApiComponent + 'static> FromRequest for OptionalBody<T> {
     type Error = Error;
     type Future = Extracting<Self>;
 
@@ -101,7 +102,7 @@ impl<T: ApiComponent> ApiComponent for OptionalBody<T> {
 #[derive(Debug)]
 pub struct NoBody;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema, ApiComponent)]
 #[serde(deny_unknown_fields)]
 struct Empty {}
 
@@ -153,65 +154,6 @@ async fn read_body(mut payload: Payload) -> Result<Bytes> {
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())
-}
-
-/// Parses a wire type; syntax is [`Code::MalformedJson`], the rest names its field.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    if bytes.is_empty() {
-        return Err(Error::new(Code::MalformedJson, "The body is empty; send a JSON object."));
-    }
-    if bytes.contains(&0) || contains_escaped_nul(bytes) {
-        return Err(Error::new(Code::MalformedJson, "The body contains a NUL character."));
-    }
-    // Types are never deserialised from arrays, although serde would take a struct's fields by position.
-    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
-        return Err(Error::new(Code::MalformedJson, "The body is an array; send a JSON object."));
-    }
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        let error = error.into_inner();
-        if error.classify() == serde_json::error::Category::Data { field_error(&path, &error) } else { syntax_error(error) }
-    })?;
-    deserializer.end().map_err(syntax_error)?;
-    Ok(value)
-}
-
-/// `\u0000` in a string: PostgreSQL's text cannot hold it.
-fn contains_escaped_nul(bytes: &[u8]) -> bool {
-    let mut backslashes = 0;
-    bytes.iter().enumerate().any(|(at, byte)| {
-        let escaped = backslashes % 2 == 1;
-        backslashes = if *byte == b'\\' { backslashes + 1 } else { 0 };
-        escaped && *byte == b'u' && bytes.get(at + 1..at + 5) == Some(b"0000")
-    })
-}
-
-fn syntax_error(error: serde_json::Error) -> Error {
-    Error::new(Code::MalformedJson, format!("The body is not JSON (line {}, column {}).", error.line(), error.column())).with_source(error)
-}
-
-/// serde tells a missing or repeated field in words and puts its name between backticks; the path ends at its parent.
-fn field_error(path: &str, error: &serde_json::Error) -> Error {
-    let text = error.to_string();
-    let text = text.split(" at line ").next().unwrap_or_default();
-    let quoted = text.split('`').nth(1).unwrap_or_default();
-    let child = |name: &str| if path == "." || path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-    let (field, problem) = if text.starts_with("missing field") {
-        (child(quoted), "is required".to_owned())
-    } else if text.starts_with("duplicate field") {
-        (child(quoted), "is given twice".to_owned())
-    } else if text.starts_with("unknown field") {
-        let field = if path.rsplit('.').next() == Some(quoted) { path.to_owned() } else { child(quoted) };
-        (field, "is not a field here".to_owned())
-    } else if path == "." || path.is_empty() {
-        return Error::new(Code::MalformedJson, "Send a JSON object.");
-    } else {
-        // "invalid type: integer `1`, expected a string": the value stays out, it may be a secret.
-        let expected = text.rsplit("expected ").next().filter(|_| text.contains("expected ")).unwrap_or("another value");
-        (path.to_owned(), format!("must be {expected}"))
-    };
-    Error::field(field, problem)
 }
 
 /// A query string of a wire type.
@@ -296,78 +238,4 @@ impl ApiComponent for PathId {
 /// Tells an absent field from `null`: `None` is absent, `Some(None)` is `null`. Use with `#[serde(default)]`.
 pub fn present<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
     <Option<T> as serde::Deserialize>::deserialize(deserializer).map(Some)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde::Deserialize;
-
-    use super::*;
-
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "only its parsing matters")]
-    struct Wire {
-        name: String,
-        nested: Option<Nested>,
-    }
-
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "only its parsing matters")]
-    struct Nested {
-        push: bool,
-    }
-
-    fn refused(body: &str) -> (Code, String) {
-        let error = parse::<Wire>(body.as_bytes()).unwrap_err();
-        let field = error.fields.iter().next().map(|(name, problems)| format!("{name} {}", problems[0])).unwrap_or_default();
-        (error.code, field)
-    }
-
-    #[test]
-    fn mistakes_name_their_field() {
-        for (body, field) in [
-            ("{}", "name is required"),
-            (r#"{"name":1}"#, "name must be a string"),
-            (r#"{"name":"a","name":"b"}"#, "name is given twice"),
-            (r#"{"name":"a","nmae":"b"}"#, "nmae is not a field here"),
-            (r#"{"name":"a","nested":{"push":"true"}}"#, "nested.push must be a boolean"),
-            (r#"{"name":"a","nested":{}}"#, "nested.push is required"),
-            (r#"{"name":"a","nested":{"push":true,"pull":1}}"#, "nested.pull is not a field here"),
-        ] {
-            assert_eq!(refused(body), (Code::ValidationFailed, field.to_owned()), "{body}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_json_object_is_malformed() {
-        let deep = "[".repeat(10_000);
-        for body in [
-            "",
-            "null",
-            "1",
-            "\"x\"",
-            "[]",
-            "[\"a\",null]",
-            "{",
-            "{\"name\":\"a\",}",
-            "{\"name\":\"a\"} x",
-            "\u{feff}{\"name\":\"a\"}",
-            "{\"name\":NaN}",
-            "{\"name\":\"\\ud800\"}",
-            "{\"name\":\"a\\u0000\"}",
-            &deep,
-        ] {
-            assert_eq!(refused(body).0, Code::MalformedJson, "{body}");
-        }
-        assert!(parse::<Wire>(br#"{"name":"\\u0000 is text"}"#).is_ok());
-        assert_eq!(parse::<Wire>(b"{\"name\":\"\xff\"}").unwrap_err().code, Code::MalformedJson);
-    }
-
-    #[test]
-    fn values_stay_out_of_messages() {
-        let error = parse::<Wire>(br#"{"name":{"secret":"hunter2"}}"#).unwrap_err();
-        assert!(!format!("{:?}", error.fields).contains("hunter2"));
-    }
 }

@@ -11,6 +11,7 @@ pub mod health;
 pub mod idempotency;
 mod idempotency_headers;
 mod idempotency_store;
+mod json;
 pub mod jwks;
 pub mod metrics;
 pub mod middleware;
