@@ -55,8 +55,8 @@ pub async fn every_request(
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let trace = Trace::read(header).within(&span);
     request.extensions_mut().insert(trace);
-    if let Err(error) = admit(request.request()).instrument(span.clone()).await {
-        let failed = Failed { error, correlation_id: id };
+    if Door::of(request.request()) == Door::Metrics && !is_watched(request.path()) {
+        let failed = Failed { error: nothing_here(), correlation_id: id };
         span.in_scope(|| observe(&method, "refused", failed.status_code(), started));
         return Err(failed.into());
     }
@@ -79,15 +79,25 @@ pub async fn every_request(
     Err(failed.into())
 }
 
-/// Before anything is looked at: whether there is such a path at this port, and whether this address asks too often.
-async fn admit(request: &HttpRequest) -> Result<(), Error> {
-    let path = request.path();
-    let is_watched = path.starts_with("/health") || path == "/metrics";
-    if Door::of(request) == Door::Metrics && !is_watched {
-        return Err(nothing_here());
+/// What monitors ask for.
+fn is_watched(path: &str) -> bool {
+    path.starts_with("/health") || path == "/metrics"
+}
+
+/// Refuses who asks too often, before anything is looked at. Within CORS: a browser may read the refusal.
+pub async fn limit_address(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    match count_address(request.request()).await {
+        Ok(()) => Ok(next.call(request).await?.map_into_boxed_body()),
+        Err(error) => Ok(request.into_response(error.error_response())),
     }
+}
+
+async fn count_address(request: &HttpRequest) -> Result<(), Error> {
     let Some(app) = request.app_data::<Data<App>>() else { return Ok(()) };
-    if is_watched || !app.ip_limiter.is_on() || auth::service_of(request, app).flatten().is_some() {
+    if is_watched(request.path()) || auth::service_of(request, app).flatten().is_some() {
         return Ok(());
     }
     let (bucket, now) = (ip_bucket(origin::client(request, app).address), app.clock.now());

@@ -7,7 +7,7 @@ use actix_cors::Cors;
 use actix_rt::net::TcpStream;
 use actix_web::body::MessageBody;
 use actix_web::dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse};
-use actix_web::middleware::{NormalizePath, TrailingSlash, from_fn};
+use actix_web::middleware::{Condition, NormalizePath, TrailingSlash, from_fn};
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App as ActixApp, HttpServer};
 use apistos::app::{BuildConfig, OpenApiWrapper as _};
@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::config::{self, Role};
 use crate::error::{Error, Result};
 use crate::http::doors::{Doors, nothing_here};
-use crate::http::middleware::every_request;
+use crate::http::middleware::{every_request, limit_address};
 use crate::http::unread::hold_body;
 use crate::http::{docs, health, jwks, metrics, page};
 use crate::{addresses, admin, directory, passwords, preferences, push, push_tokens, sessions, users};
@@ -99,6 +99,7 @@ fn routes(
 > {
     let with_docs = role.has_api() && app.as_ref().is_none_or(|app| app.config.http.docs);
     let with_tests = app.as_ref().is_some_and(|app| app.config.http.test_notifications);
+    let limits_addresses = app.as_ref().is_some_and(|app| app.ip_limiter.is_on());
     let cors = cors(app.as_ref().map(|app| app.config.http.cors_allowed_origins.clone()).unwrap_or_default());
     let state = move |config: &mut ServiceConfig| {
         if let Some(app) = app {
@@ -109,6 +110,7 @@ fn routes(
     let build = if with_docs { BuildConfig::default() } else { BuildConfig::default().disable_openapi_route() };
     ActixApp::new()
         .document(docs::spec())
+        .wrap(Condition::new(limits_addresses, from_fn(limit_address)))
         .wrap(cors)
         .wrap(from_fn(every_request))
         // Each path is served with and without its slash, never by redirect: here it loses it before it is routed.

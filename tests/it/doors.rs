@@ -138,6 +138,7 @@ async fn a_user_and_an_address_have_their_share_and_services_stand_outside() {
     let app = TestApp::start_with(Role::Api, |config| {
         config.limits.default_user = rate(3);
         config.limits.default_ip = rate(12);
+        config.http.cors_allowed_origins = vec!["https://app.example.com".to_owned()];
     })
     .await;
     let (ada, bob) = (app.client.register("Ada").await, app.client.register("Bob").await);
@@ -157,6 +158,9 @@ async fn a_user_and_an_address_have_their_share_and_services_stand_outside() {
     let crowd = from("198.51.100.1");
     let statuses = futures_util::future::join_all((0..20).map(|_| crowd.get("/.well-known/jwks.json"))).await;
     assert_eq!(statuses.iter().filter(|answer| answer.status == 200).count(), 7);
+    let refused = crowd.with("origin", "https://app.example.com").get("/.well-known/jwks.json").await;
+    assert_eq!((refused.status, refused.header("access-control-allow-origin")), (429, Some("https://app.example.com")));
+    assert!(refused.header("ratelimit-policy").is_some() && refused.header("x-correlation-id").is_some(), "{refused:?}");
     assert_eq!(crowd.get("/health/ready").await.status, 200, "probes are not counted");
     assert_eq!(from("2001:db8:7::1").get("/.well-known/jwks.json").await.status, 200);
     for _ in 0..20 {
