@@ -92,6 +92,7 @@ pub async fn open_link(app: &App, text: String, purposes: &'static [Purpose], ca
 /// Follows a link, once.
 pub async fn confirm(tx: &mut Tx, token: &Token, config: &Config, cause: &Cause) -> Result<Confirmed> {
     let cause = cause.clone().by(Actor::User(token.user_id));
+    card::lock(tx, token.user_id).await?;
     if !one_time_token::update_used(tx, token.id, cause.at).await? {
         return Err(invalid());
     }

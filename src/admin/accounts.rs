@@ -75,8 +75,8 @@ impl AccountAction {
 
 /// Does it, in the caller's transaction.
 pub async fn act(tx: &mut Tx, action: AccountAction, user_id: Uuid, reason: &str, config: &Config, cause: &Cause) -> Result<()> {
-    // First the account's row, then all else, as everywhere; and what fits is judged as it is now.
-    store::lock_user(tx, user_id).await?;
+    // What fits is judged as it is now.
+    card::lock(tx, user_id).await?;
     let card = card::find(tx, user_id).await?.ok_or(Code::UserNotFound)?;
     if !action.fits(&card) {
         return Err(Error::field("action", "is not for this account as it is now: somebody was faster"));

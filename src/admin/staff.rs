@@ -174,6 +174,7 @@ pub async fn enrol(app: &App, enrolment: Enrolment, code: &str, cause: Cause) ->
     let cause = cause.by(Actor::Admin(user_id));
     let writing = app.db.write(move |tx| {
         async move {
+            card::lock(tx, user_id).await?;
             if !one_time_token::update_used(tx, token.id, cause.at).await? {
                 return Err(Code::InvalidToken.into());
             }
@@ -247,6 +248,7 @@ pub async fn reset(app: &App, user: Card, password: Option<String>) -> Result<St
     let config = app.config.clone();
     let writing = app.worker_db.write(move |tx| {
         async move {
+            card::lock(tx, user.user_id).await?;
             store::delete_second_factor(tx, user.user_id).await?;
             staff::end_all(tx, user.user_id).await?;
             if let Some(new_hash) = new_hash {

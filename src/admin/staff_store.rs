@@ -7,11 +7,6 @@ use uuid::Uuid;
 
 use crate::infra::schema::{recovery_codes, totp, users};
 
-pub async fn lock_user(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<()> {
-    users::table.find(user_id).select(users::id).for_no_key_update().first::<Uuid>(conn).await.optional()?;
-    Ok(())
-}
-
 /// `false`: he was that already, or there is no such user.
 pub async fn update_staff(conn: &mut AsyncPgConnection, user_id: Uuid, is_staff: bool) -> QueryResult<bool> {
     let user = users::table.find(user_id).filter(users::is_staff.ne(is_staff)).filter(users::erased_at.is_null());

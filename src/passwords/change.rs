@@ -61,6 +61,7 @@ impl Checked {
 
 /// Sets the new password in place of the checked one, ends every other session, and tells the owner by mail.
 pub async fn change(tx: &mut Tx, session: Session, new: NewPassword, config: &Config, cause: &Cause) -> Result<()> {
+    card::lock(tx, session.user_id).await?;
     if store::update_hash(tx, session.user_id, &new.old_hash, &new.new_hash, cause.at).await? == 0 {
         // Another change came first; what was checked is the current password no more.
         return Err(wrong());

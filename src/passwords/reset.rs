@@ -58,6 +58,7 @@ pub async fn confirm_reset(app: &App, text: String, new: Typed, cause: Cause) ->
 }
 
 async fn reset(tx: &mut Tx, token: Token, new_hash: &str, config: &Config, cause: &Cause) -> Result<()> {
+    card::lock(tx, token.user_id).await?;
     if !one_time_token::update_used(tx, token.id, cause.at).await? {
         return Err(invalid());
     }
@@ -75,11 +76,10 @@ async fn reset(tx: &mut Tx, token: Token, new_hash: &str, config: &Config, cause
 }
 
 /// Sets a password without the old one. It ends every session, and whatever an intruder may have left: links, a pending change of
-/// address, a phone.
+/// address, a phone. The caller has locked the account.
 pub async fn set_anew(tx: &mut Tx, user_id: uuid::Uuid, new_hash: &str, cause: &Cause) -> Result<Card> {
     store::upsert_hash(tx, user_id, new_hash, cause.at).await?;
     void_links(tx, user_id, cause).await?;
-    // The account's row is locked before its push token, as everywhere.
     let card = access::end_sessions(tx, user_id, "password_reset", cause).await?;
     push_tokens::clear(tx, user_id, "password_reset", cause).await?;
     Ok(card)

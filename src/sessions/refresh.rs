@@ -30,7 +30,9 @@ pub async fn refresh(tx: &mut Tx, token: RefreshToken, lifetime: Lifetime, grace
     let now = cause.at;
     let idle = TimeDelta::from_std(lifetime.idle).map_err(Error::internal)?;
     let absolute = TimeDelta::from_std(lifetime.absolute).map_err(Error::internal)?;
-    if let Some(user_id) = store::update_rotated(tx, token.session_id, token.counter, now, now + idle, absolute).await? {
+    // The user first, as everywhere: a change of password holds him and waits for his sessions.
+    let Some(user_id) = store::hold_user(tx, token.session_id).await? else { return Ok(Refreshed::Ended) };
+    if store::update_rotated(tx, token.session_id, token.counter, now, now + idle, absolute).await? {
         return Ok(Refreshed::Rotated { token: RefreshToken { counter: token.counter + 1, ..token }, user_id });
     }
     // Locked, so that of a replay and a rotation at once one sees the other's outcome.
@@ -38,16 +40,16 @@ pub async fn refresh(tx: &mut Tx, token: RefreshToken, lifetime: Lifetime, grace
     let parent = session.counter == token.counter + 1;
     if parent && session.rotated_at.is_some_and(|at| now < at + grace) {
         // The answer that carried the successor was lost, or two tabs refreshed at once: the same successor again.
-        return Ok(Refreshed::Rotated { token: RefreshToken { counter: session.counter, ..token }, user_id: session.user_id });
+        return Ok(Refreshed::Rotated { token: RefreshToken { counter: session.counter, ..token }, user_id });
     }
     if token.counter >= session.counter {
         // Genuine, yet newer than the row: the database was restored from a backup. Nobody is blamed for that.
         return Ok(Refreshed::Ended);
     }
-    store::update_ended_one(tx, token.session_id, session.user_id, REUSED, now).await?;
-    ending::announce(tx, session.user_id, &[token.session_id], REUSED, cause).await?;
-    audit::record(tx, cause, Action::RefreshTokenReused, session.user_id).await?;
-    Ok(Refreshed::Reused { user_id: session.user_id })
+    store::update_ended_one(tx, token.session_id, user_id, REUSED, now).await?;
+    ending::announce(tx, user_id, &[token.session_id], REUSED, cause).await?;
+    audit::record(tx, cause, Action::RefreshTokenReused, user_id).await?;
+    Ok(Refreshed::Reused { user_id })
 }
 
 impl Refreshed {

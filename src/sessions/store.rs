@@ -1,6 +1,7 @@
 //! The sessions table.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use diesel::dsl::exists;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -87,7 +88,7 @@ pub async fn delete_old(conn: &mut AsyncPgConnection, before: DateTime<Utc>, lim
     diesel::delete(sessions::table.filter(sessions::id.eq_any(ids))).execute(conn).await
 }
 
-/// Compare-and-set on the counter: of any number at once exactly one gets the user back, and the family goes on.
+/// Compare-and-set on the counter: of any number at once exactly one succeeds, and the family goes on.
 pub async fn update_rotated(
     conn: &mut AsyncPgConnection,
     id: Uuid,
@@ -95,50 +96,46 @@ pub async fn update_rotated(
     now: DateTime<Utc>,
     idle_until: DateTime<Utc>,
     absolute: TimeDelta,
-) -> QueryResult<Option<Uuid>> {
-    #[derive(QueryableByName)]
-    struct Rotated {
-        #[diesel(sql_type = SqlUuid)]
-        user_id: Uuid,
-    }
-    let rotated: Option<Rotated> = diesel::sql_query(
+) -> QueryResult<bool> {
+    let rotating = diesel::sql_query(
         "UPDATE sessions s SET counter = s.counter + 1, rotated_at = $3, last_used_at = $3,
            expires_at = least($4, s.created_at + $5 * interval '1 second')
          FROM users u
          WHERE s.id = $1 AND s.counter = $2 AND s.ended_at IS NULL AND s.expires_at > $3
-           AND u.id = s.user_id AND u.is_active AND u.session_epoch = s.epoch
-         RETURNING s.user_id",
+           AND u.id = s.user_id AND u.is_active AND u.session_epoch = s.epoch",
     )
     .bind::<SqlUuid, _>(id)
     .bind::<BigInt, _>(counter)
     .bind::<Timestamptz, _>(now)
     .bind::<Timestamptz, _>(idle_until)
-    .bind::<BigInt, _>(absolute.num_seconds())
-    .get_result(conn)
-    .await
-    .optional()?;
-    Ok(rotated.map(|rotated| rotated.user_id))
+    .bind::<BigInt, _>(absolute.num_seconds());
+    Ok(rotating.execute(conn).await? == 1)
 }
 
 /// What a replay is judged by.
 #[derive(Queryable)]
 pub struct Family {
-    pub user_id: Uuid,
     pub counter: i64,
     pub rotated_at: Option<DateTime<Utc>>,
 }
 
-/// A session that is alive, locked until the transaction ends.
+/// Whose session this is or was. What is said of the user's sessions as a whole stays as it is until the transaction ends.
+pub async fn hold_user(conn: &mut AsyncPgConnection, id: Uuid) -> QueryResult<Option<Uuid>> {
+    let owner = sessions::table.find(id).select(sessions::user_id).single_value();
+    users::table.filter(users::id.nullable().eq(owner)).select(users::id).for_share().first(conn).await.optional()
+}
+
+/// A session that is alive, locked until the transaction ends. A join would lock the user's row too, and after the session's.
 pub async fn lock_live_session(conn: &mut AsyncPgConnection, id: Uuid, now: DateTime<Utc>) -> QueryResult<Option<Family>> {
+    let of_active_user =
+        users::table.filter(users::id.eq(sessions::user_id)).filter(users::session_epoch.eq(sessions::epoch)).filter(users::is_active);
     sessions::table
-        .inner_join(users::table)
-        .filter(sessions::id.eq(id))
+        .find(id)
         .filter(sessions::ended_at.is_null())
         .filter(sessions::expires_at.gt(now))
-        .filter(sessions::epoch.eq(users::session_epoch))
-        .filter(users::is_active)
-        .select((sessions::user_id, sessions::counter, sessions::rotated_at))
-        .for_update()
+        .filter(exists(of_active_user))
+        .select((sessions::counter, sessions::rotated_at))
+        .for_no_key_update()
         .first(conn)
         .await
         .optional()

@@ -109,7 +109,7 @@ async fn the_same_accounts_come_out_of_the_database_that_django_made() {
     assert_eq!(sign_in(&app, "bob@example.com", PASSWORD).await.1["preferences"], json!({"email": false, "push": true}));
     assert_eq!(app.count("SELECT count(*) AS n FROM users WHERE is_staff").await, 0, "staff without --staff");
     let (code, _, problems) = users(&app, &["import", "--from-django"], &[]).await;
-    assert!(code == Some(1) && problems.contains("DJANGO_DATABASE_URL"), "{problems}");
+    assert!(code == Some(2) && problems.contains("DJANGO_DATABASE_URL"), "{problems}");
     let nowhere = [("DJANGO_DATABASE_URL", "postgres://root:hunter2@127.0.0.1:1/x")];
     let (code, _, problems) = users(&app, &["import", "--from-django"], &nowhere).await;
     assert!(code == Some(1) && !problems.contains("hunter2"), "{problems}");
@@ -166,7 +166,7 @@ async fn an_erased_person_is_nowhere_any_more_and_the_audit_trail_keeps_a_pseudo
         .await;
     }
     let (code, _, problems) = users(&app, &["erase", &ada.email], &[]).await;
-    assert!(code == Some(1) && problems.contains("--yes"), "{problems}");
+    assert!(code == Some(2) && problems.contains("--yes"), "{problems}");
     assert_eq!(me.get("/api/v1/users/profile").await.status, 200);
     let (code, told, problems) = users(&app, &["erase", &ada.email, "--yes"], &[]).await;
     assert_eq!((code, told.trim()), (Some(0), format!("Erased {}.", ada.id).as_str()), "{problems}");

@@ -17,6 +17,7 @@ mod health;
 mod idempotency;
 mod inbox;
 mod keys;
+mod locks;
 mod mail;
 mod operators;
 mod operators_attacked;

@@ -226,6 +226,10 @@ impl Held {
     pub async fn release(mut self) {
         self.0.batch_execute("ROLLBACK").await.unwrap();
     }
+
+    pub async fn commit(mut self) {
+        self.0.batch_execute("COMMIT").await.unwrap();
+    }
 }
 
 impl TestApp {
