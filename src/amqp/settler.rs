@@ -5,7 +5,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::FuturesOrdered;
@@ -39,11 +39,13 @@ pub(super) struct Settler<'a, C> {
     stop: &'a CancellationToken,
     /// Messages that wait for something that is down.
     held: AtomicUsize,
+    /// The process stops and gave up on some: nothing behind them is acknowledged any more.
+    gave_up: AtomicBool,
 }
 
 impl<'a, C: Consumer> Settler<'a, C> {
     pub fn new(channel: &'a Channel, consumer: &'a C, status: &'a Status, stop: &'a CancellationToken) -> Self {
-        Self { channel, consumer, status, stop, held: AtomicUsize::new(0) }
+        Self { channel, consumer, status, stop, held: AtomicUsize::new(0), gave_up: AtomicBool::new(false) }
     }
 
     /// Whether something it needs is down: then nothing more is to be pulled.
@@ -53,20 +55,23 @@ impl<'a, C: Consumer> Settler<'a, C> {
 
     /// All up to the last one: batches are acknowledged in the order in which they came.
     pub async fn acknowledge(&self, settled: Settled) -> Result<()> {
-        if let Some(last) = settled {
-            step(self.channel.basic_ack(last, BasicAckOptions { multiple: true })).await?;
-            fail_point::reach("acked-unflushed").await?;
+        self.acknowledge_as(settled, BasicAckOptions { multiple: true }).await?;
+        fail_point::reach("acked-unflushed").await
+    }
+
+    /// What comes behind something given up comes again, as copies: to acknowledge it would acknowledge the other too.
+    async fn acknowledge_as(&self, settled: Settled, options: BasicAckOptions) -> Result<()> {
+        match settled {
+            None => self.gave_up.store(true, Ordering::Relaxed),
+            Some(last) if !self.gave_up.load(Ordering::Relaxed) => step(self.channel.basic_ack(last, options)).await?,
+            Some(_) => {}
         }
         Ok(())
     }
 
     pub async fn acknowledge_all<F: Future<Output = Result<Settled>>>(&self, in_flight: &mut FuturesOrdered<F>) -> Result<()> {
         while let Some(settled) = in_flight.next().await {
-            match settled? {
-                // What comes behind comes again, as copies: to acknowledge it would acknowledge these too.
-                None => in_flight.clear(),
-                settled => self.acknowledge(settled).await?,
-            }
+            self.acknowledge(settled?).await?;
         }
         Ok(())
     }
@@ -74,9 +79,8 @@ impl<'a, C: Consumer> Settler<'a, C> {
     /// Each suspect for itself, acknowledged before the next one runs.
     pub async fn settle_apart(&self, suspects: Vec<Delivery>) -> Result<()> {
         for suspect in suspects {
-            if let Some(tag) = self.settle(vec![suspect]).await? {
-                step(self.channel.basic_ack(tag, BasicAckOptions::default())).await?;
-            }
+            let settled = self.settle(vec![suspect]).await?;
+            self.acknowledge_as(settled, BasicAckOptions::default()).await?;
         }
         Ok(())
     }

@@ -32,6 +32,7 @@ mod refresh;
 mod registration;
 mod resets;
 mod sessions;
+mod stopping;
 mod throttles;
 mod traces;
 mod users_list;
