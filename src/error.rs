@@ -76,6 +76,12 @@ impl Error {
         Self::new(Code::Internal, "Something went wrong on our side.").with_source(source)
     }
 
+    /// A panic that was caught.
+    pub fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+        Self::internal(format!("panic: {}", text.unwrap_or_else(|| "without a text".to_owned())))
+    }
+
     /// One wrong field.
     pub fn field(name: impl Into<String>, problem: impl Into<String>) -> Self {
         let mut problems = Problems::default();

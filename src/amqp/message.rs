@@ -5,6 +5,7 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use serde_json::{Map, Value};
 use tracing::Span;
+use uuid::Uuid;
 
 use crate::infra::correlation;
 use crate::infra::telemetry::MESSAGE_SPAN;
@@ -16,6 +17,8 @@ use crate::infra::trace::Trace;
 pub struct Incoming {
     pub body: Vec<u8>,
     pub message_id: Option<String>,
+    /// What it goes by if it brings no id: made up once, so that what is published again has the same.
+    pub made_up_id: Option<String>,
     /// Always fit for a log line and a property; made up where the sender's is not.
     pub correlation_id: String,
     pub content_type: Option<String>,
@@ -45,6 +48,7 @@ impl From<&mut Delivery> for Incoming {
         Self {
             body: std::mem::take(&mut delivery.data),
             message_id: text(properties.message_id()),
+            made_up_id: Some(Uuid::now_v7().to_string()),
             correlation_id,
             trace: Trace::read(|name| header_text(properties.headers().as_ref()?, name)).within(&span),
             span: Some(span),

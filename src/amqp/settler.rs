@@ -159,7 +159,7 @@ impl<C> Drop for Holding<'_, C> {
     }
 }
 
-/// A panic costs the batch an attempt, not the process its consumer.
+/// A panic costs the batch a pause, not the process its consumer.
 async fn settle_guarded(consumer: &impl Consumer, batch: &Arc<[Incoming]>) -> Vec<Disposition> {
     match AssertUnwindSafe(consumer.settle(Arc::clone(batch))).catch_unwind().await {
         Ok(dispositions) => dispositions,

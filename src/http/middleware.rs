@@ -71,7 +71,7 @@ pub async fn every_request(
             return Ok(response);
         }
         Ok(Ok(Err(error))) => return Err(error),
-        Ok(Err(panic)) => Error::internal(panic_text(panic.as_ref())),
+        Ok(Err(panic)) => Error::panicked(panic.as_ref()),
         Err(late) => Error::unavailable(late),
     };
     let failed = Failed { error, correlation_id: id };
@@ -205,9 +205,4 @@ fn known(method: &Method) -> &'static str {
         Method::OPTIONS => "OPTIONS",
         _ => "other",
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("panic: {}", text.unwrap_or_else(|| "without a text".to_owned()))
 }

@@ -2,7 +2,7 @@
 //! every release, there is nothing here.
 //!
 //! `FAILPOINTS="confirmed=1*return(abort)"` in the environment arms one: `abort`, `panic`, `error`, or `hang` for two seconds;
-//! `abort-on:TEXT` only when what is in hand contains the text.
+//! `abort-on:TEXT` and `panic-on:TEXT` only when what is in hand contains the text.
 
 use crate::error::Result;
 
@@ -52,10 +52,14 @@ pub async fn reach(point: &'static str) -> Result<()> {
 #[cfg(feature = "fail-points")]
 pub fn reach_with(point: &'static str, body: &[u8]) {
     let action = armed(point);
-    if let Some(text) = action.as_deref().and_then(|action| action.strip_prefix("abort-on:"))
-        && String::from_utf8_lossy(body).contains(text)
-    {
-        std::process::abort();
+    match action.as_deref().and_then(|action| action.split_once("-on:")) {
+        Some((action, text)) if String::from_utf8_lossy(body).contains(text) => match action {
+            "abort" => std::process::abort(),
+            #[expect(clippy::panic, reason = "it is asked for")]
+            "panic" => panic!("the fail point '{point}'"),
+            _ => {}
+        },
+        _ => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! The door on `push.queue`: parses a batch, looks it up in the inbox, has it decided, publishes the deliveries, records
 //! what became of each, all in one transaction that is committed before anything is acknowledged.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -10,7 +11,7 @@ use super::inbox::{self, Read, Standing};
 use super::retries;
 use super::store::{self, Entry};
 use super::suspects::Counted;
-use super::verdict::{bury, judge};
+use super::verdict::{bury, count, judge};
 use super::{PushRequest, process};
 use crate::amqp::consumer::Consumer;
 use crate::amqp::disposition::{Dead, DeadReason, Disposition};
@@ -18,7 +19,7 @@ use crate::amqp::message::{Incoming, Outgoing};
 use crate::amqp::publisher::Publisher;
 use crate::app::App;
 use crate::config;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::infra::cache::Cache;
 use crate::infra::db::Tx;
 use crate::infra::fail_point;
@@ -50,9 +51,10 @@ impl PushRequests {
             }
             .boxed()
         });
-        let dispositions = settling.await?;
+        let settled = AssertUnwindSafe(settling).catch_unwind().await.unwrap_or_else(|panic| Err(Error::panicked(&*panic)))?;
+        settled.entries.iter().for_each(count);
         fail_point::reach("inbox-committed").await?;
-        Ok(dispositions)
+        Ok(settled.dispositions)
     }
 
     async fn settle_together(&self, batch: Arc<[Incoming]>) -> Vec<Disposition> {
@@ -112,6 +114,12 @@ impl Consumer for PushRequests {
     }
 }
 
+/// What became of a batch.
+struct Settled {
+    entries: Vec<Entry>,
+    dispositions: Vec<Disposition>,
+}
+
 /// What is to be done about a batch.
 struct Plan {
     /// With the place of the message in its batch.
@@ -169,7 +177,7 @@ impl Plan {
     }
 
     /// Publishes, awaits the confirms together, and records what became of all; what was not confirmed is held.
-    async fn carry_out(mut self, tx: &mut Tx, publisher: &Publisher, now: DateTime<Utc>) -> Result<Vec<Disposition>> {
+    async fn carry_out(mut self, tx: &mut Tx, publisher: &Publisher, now: DateTime<Utc>) -> Result<Settled> {
         let mut messages = Vec::with_capacity(self.deliveries.len());
         let mut delivered = Vec::with_capacity(self.deliveries.len());
         for (place, outgoing, entry) in self.deliveries {
@@ -182,7 +190,6 @@ impl Plan {
             match result {
                 Ok(()) => {
                     tracing::debug!(correlation_id = entry.correlation_id, notification_id = entry.key.message_id, "push handed on");
-                    metrics::counter!("push_decisions_total", "decision" => "deliver", "reason" => "").increment(1);
                     self.entries.push(entry);
                 }
                 Err(error) => self.dispositions[place] = Disposition::Hold(error.to_string()),
@@ -190,7 +197,7 @@ impl Plan {
         }
         store::insert_entries(tx, &self.entries, now).await?;
         outbox::insert_messages(tx, Lane::Amqp, &self.rows, now).await?;
-        Ok(self.dispositions)
+        Ok(Settled { entries: self.entries, dispositions: self.dispositions })
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is known of a batch's messages: each is new, a copy of one that has its outcome, or another request under a used id.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -9,9 +10,9 @@ use uuid::Uuid;
 use super::PushRequest;
 use super::message::parse;
 use super::store::{self, Entry, Key};
-use crate::amqp::disposition::Dead;
+use crate::amqp::disposition::{Dead, DeadReason};
 use crate::amqp::message::Incoming;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::infra::db::Tx;
 use crate::infra::fail_point;
 
@@ -36,9 +37,20 @@ pub enum Standing {
 }
 
 impl Read {
+    /// Never panics: a bug of ours in reading would be one each time, so the message is put aside at once.
     pub fn of(message: &Incoming) -> Self {
-        fail_point::reach_with("reading", &message.body);
-        let parsed = parse(message);
+        let reading = AssertUnwindSafe(|| {
+            fail_point::reach_with("reading", &message.body);
+            parse(message)
+        });
+        let parsed = catch_unwind(reading).unwrap_or_else(|panic| {
+            tracing::error!(
+                correlation_id = message.correlation_id,
+                error = Error::panicked(&*panic).chain(),
+                "a push request cannot be read"
+            );
+            Err(Dead::new(DeadReason::RetriesExhausted, "we failed on reading it"))
+        });
         match &parsed {
             Ok(request) => Self {
                 key: Key { message_id: request.notification_id.clone(), user_id: request.user_id },
@@ -99,7 +111,7 @@ fn storable(text: &Option<String>) -> Option<String> {
 /// What a message that cannot be read is filed under: its own id, if PostgreSQL can hold it.
 fn usable_id(message: &Incoming) -> String {
     let usable = message.message_id.clone().filter(|id| !id.is_empty() && !id.contains('\0'));
-    usable.unwrap_or_else(|| Uuid::now_v7().to_string())
+    usable.or_else(|| message.made_up_id.clone()).unwrap_or_else(|| Uuid::now_v7().to_string())
 }
 
 /// Where each message of a batch stands; those that are new are locked until the transaction ends.

@@ -24,7 +24,7 @@ pub fn parse(message: &Incoming) -> Result<PushRequest, Dead> {
     let mut fields = unwrap(&message.body)?;
     check_type(&fields)?;
     let user_id = user_id(&fields)?;
-    let notification_id = notification_id(&fields, message.message_id.as_deref())?;
+    let notification_id = notification_id(&fields, message)?;
     let priority = priority(&fields)?;
     let expires_at = expires_at(&fields)?;
     check_content(&mut fields)?;
@@ -120,16 +120,16 @@ fn user_id(fields: &Map<String, Value>) -> Result<Uuid, Dead> {
     found.map(|(_, id)| id).ok_or_else(|| violation("user_id is missing"))
 }
 
-fn notification_id(fields: &Map<String, Value>, message_id: Option<&str>) -> Result<String, Dead> {
+fn notification_id(fields: &Map<String, Value>, message: &Incoming) -> Result<String, Dead> {
     let given = ["notification_id", "request_id"].into_iter().find_map(|name| Some((name, field(fields, name)?)));
-    let (name, id) = match (given, message_id) {
+    let (name, id) = match (given, &message.message_id) {
         (Some((name, Value::String(id))), _) => (name, id.clone()),
         (Some((name, Value::Number(id))), _) if id.is_u64() => (name, id.to_string()),
         (Some((name, _)), _) => return Err(Dead::new(DeadReason::InvalidId, format!("{name} must be a string"))),
-        (None, Some(id)) => ("message_id", id.to_owned()),
+        (None, Some(id)) => ("message_id", id.clone()),
         (None, None) => {
             metrics::counter!("push_requests_without_id_total").increment(1);
-            return Ok(Uuid::now_v7().to_string());
+            return Ok(message.made_up_id.clone().unwrap_or_else(|| Uuid::now_v7().to_string()));
         }
     };
     if (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {

@@ -59,7 +59,7 @@ pub struct Entry {
 }
 
 /// A request that waits, or has died.
-#[derive(Clone, Debug, Queryable, Selectable)]
+#[derive(Clone, Debug, Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = push_inbox)]
 pub struct Kept {
     pub message_id: String,
@@ -67,6 +67,8 @@ pub struct Kept {
     pub reason: Option<String>,
     pub detail: Option<String>,
     pub attempts: i32,
+    /// When it is tried again; of one that is claimed, until when.
+    pub next_attempt_at: Option<DateTime<Utc>>,
     pub body: Option<Vec<u8>>,
     pub properties: Value,
     pub correlation_id: Option<String>,
@@ -137,40 +139,49 @@ pub async fn insert_entries(conn: &mut AsyncPgConnection, entries: &[Entry], now
     Prepared(filing).execute(conn).await
 }
 
-/// The next request whose time has come.
-pub async fn find_due(conn: &mut AsyncPgConnection, now: DateTime<Utc>) -> QueryResult<Option<Kept>> {
-    let due = push_inbox::table.filter(push_inbox::outcome.eq("retry")).filter(push_inbox::next_attempt_at.le(now));
-    due.order(push_inbox::next_attempt_at).select(Kept::as_select()).first(conn).await.optional()
+/// Claims the next request whose time has come: until then no other worker does.
+pub async fn claim_due(conn: &mut AsyncPgConnection, now: DateTime<Utc>, until: DateTime<Utc>) -> QueryResult<Option<Kept>> {
+    diesel::sql_query(
+        "UPDATE push_inbox SET next_attempt_at = $2 WHERE (message_id, user_id) = (
+           SELECT message_id, user_id FROM push_inbox WHERE outcome = 'retry' AND next_attempt_at <= $1
+           ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+         RETURNING message_id, user_id, reason, detail, attempts, next_attempt_at, body, properties, correlation_id, decided_at",
+    )
+    .bind::<Timestamptz, _>(now)
+    .bind::<Timestamptz, _>(until)
+    .get_result(conn)
+    .await
+    .optional()
 }
 
-/// Locks it until the transaction ends, if its time has still come and no other worker has it.
-pub async fn lock_due(conn: &mut AsyncPgConnection, key: &Key, now: DateTime<Utc>) -> QueryResult<Option<Kept>> {
+#[diesel::dsl::auto_type]
+fn claimed(kept: &Kept) -> _ {
+    let (message_id, user_id, until): (String, Uuid, Option<DateTime<Utc>>) = (kept.message_id.clone(), kept.user_id, kept.next_attempt_at);
     push_inbox::table
-        .find((&key.message_id, key.user_id))
+        .filter(push_inbox::message_id.eq(message_id))
+        .filter(push_inbox::user_id.eq(user_id))
         .filter(push_inbox::outcome.eq("retry"))
-        .filter(push_inbox::next_attempt_at.le(now))
-        .for_update()
-        .skip_locked()
-        .select(Kept::as_select())
-        .first(conn)
-        .await
-        .optional()
+        .filter(push_inbox::next_attempt_at.is_not_distinct_from(until))
 }
 
-/// Files the outcome of one that waited.
-pub async fn update_entry(conn: &mut AsyncPgConnection, key: &Key, entry: &Entry, now: DateTime<Utc>) -> QueryResult<usize> {
-    diesel::update(push_inbox::table.find((&key.message_id, key.user_id)))
-        .set((
-            push_inbox::outcome.eq(entry.outcome),
-            push_inbox::reason.eq(&entry.reason),
-            push_inbox::detail.eq(&entry.detail),
-            push_inbox::attempts.eq(entry.attempts),
-            push_inbox::next_attempt_at.eq(entry.next_attempt_at),
-            push_inbox::body.eq(&entry.body),
-            push_inbox::decided_at.eq(now),
-        ))
-        .execute(conn)
-        .await
+/// Locks it until the transaction ends; `false`: the claim ran out, and another worker has it or had it.
+pub async fn lock_claimed(conn: &mut AsyncPgConnection, kept: &Kept) -> QueryResult<bool> {
+    let found = claimed(kept).select(push_inbox::user_id).for_no_key_update().first::<Uuid>(conn).await.optional()?;
+    Ok(found.is_some())
+}
+
+/// Files the outcome of one that is claimed; `false`: the claim ran out.
+pub async fn update_claimed(conn: &mut AsyncPgConnection, kept: &Kept, entry: &Entry, now: DateTime<Utc>) -> QueryResult<bool> {
+    let filing = diesel::update(claimed(kept)).set((
+        push_inbox::outcome.eq(entry.outcome),
+        push_inbox::reason.eq(&entry.reason),
+        push_inbox::detail.eq(&entry.detail),
+        push_inbox::attempts.eq(entry.attempts),
+        push_inbox::next_attempt_at.eq(entry.next_attempt_at),
+        push_inbox::body.eq(&entry.body),
+        push_inbox::decided_at.eq(now),
+    ));
+    Ok(filing.execute(conn).await? == 1)
 }
 
 type Dead<'a> = push_inbox::BoxedQuery<'a, diesel::pg::Pg>;

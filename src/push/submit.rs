@@ -13,7 +13,7 @@ use crate::infra::outbox::{self, Lane, NewMessage};
 use super::decision::{self, Decision, SkipReason};
 use super::inbox::{self, Read, Standing};
 use super::store::{self, Entry};
-use super::verdict::judge;
+use super::verdict::{count, judge};
 use super::{Outcome, PushRequest, process};
 
 /// What was decided.
@@ -53,6 +53,7 @@ pub async fn submit(tx: &mut Tx, cache: &Cache, message: &Incoming, broker: &con
     outbox::insert_messages(tx, Lane::Amqp, &rows, cause.at).await?;
     let entry = Entry { source: "rest", ..verdict.entry };
     let skipped_for = entry.reason.clone();
+    count(&entry);
     store::insert_entries(tx, &[entry], cause.at).await?;
     Ok(Decided { notification_id, skipped_for })
 }

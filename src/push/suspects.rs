@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::amqp::PushRequests;
 use super::inbox::Read;
 use super::store;
-use super::verdict::{Verdict, bury};
+use super::verdict::{Verdict, bury, count};
 use crate::amqp::disposition::{Dead, DeadReason, Disposition};
 use crate::amqp::message::Incoming;
 use crate::error::Result;
@@ -97,12 +97,13 @@ impl PushRequests {
         let filing = self.app.worker_db.write(move |tx| {
             async move {
                 outbox::insert_messages(tx, Lane::Amqp, &verdict.rows, now).await?;
-                store::insert_entries(tx, &[verdict.entry], now).await?;
-                Ok(())
+                store::insert_entries(tx, std::slice::from_ref(&verdict.entry), now).await?;
+                Ok(verdict.entry)
             }
             .boxed()
         });
-        filing.await
+        count(&filing.await?);
+        Ok(())
     }
 }
 

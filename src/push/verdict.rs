@@ -37,7 +37,6 @@ pub fn judge(message: &Incoming, read: &Read, outcome: Option<Outcome>, broker: 
         },
         (Ok(request), Some(Outcome::Decided(Decision::Skip(reason), card))) => {
             tracing::info!(correlation_id = message.correlation_id, user_id = %card.user_id, notification_id = request.notification_id, reason = reason.as_str(), "push skipped");
-            metrics::counter!("push_decisions_total", "decision" => "skip", "reason" => reason.as_str()).increment(1);
             let announcement = delivery::skipped(request, &card, reason, &cause(message, now))?;
             let entry = Entry { reason: Some(reason.as_str().to_owned()), ..read.entry(message, "skipped") };
             return Ok(Verdict { outgoing: None, rows: vec![announcement], entry });
@@ -56,7 +55,6 @@ pub fn bury(message: &Incoming, entry: Entry, dead: &Dead, broker: &config::Brok
         detail = dead.detail,
         "push request is dead"
     );
-    metrics::counter!("push_decisions_total", "decision" => "dead", "reason" => reason).increment(1);
     let mut copy = dead.copy_of(message, broker, now);
     copy.user_id = Some(entry.key.user_id).filter(|id| *id != Uuid::nil());
     if message.message_id.is_none() {
@@ -69,6 +67,18 @@ pub fn bury(message: &Incoming, entry: Entry, dead: &Dead, broker: &config::Brok
     }
     let (reason, detail, body) = (Some(reason.to_owned()), Some(dead.detail.clone()), Some(message.body.clone()));
     Ok(Verdict { outgoing: None, rows, entry: Entry { outcome: "dead", reason, detail, body, next_attempt_at: None, ..entry } })
+}
+
+/// Counts what was decided, once it is committed.
+pub fn count(entry: &Entry) {
+    let decision = match entry.outcome {
+        "delivered" => "deliver",
+        "skipped" => "skip",
+        "dead" => "dead",
+        _ => return,
+    };
+    let reason = entry.reason.clone().unwrap_or_default();
+    metrics::counter!("push_decisions_total", "decision" => decision, "reason" => reason).increment(1);
 }
 
 fn cause(message: &Incoming, now: DateTime<Utc>) -> Cause {

@@ -1,12 +1,16 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use lapin::BasicProperties;
 use serde_json::json;
 use tokio::process::Command;
+use user_service::amqp::publisher::Publisher;
 use user_service::config::Role;
+use user_service::infra::status::Status;
+use user_service::push::amqp::PushRequests;
 
+use crate::support::broker::Received;
 use crate::support::{Services, TestApp, TestBroker, eventually};
 
 async fn outcomes(app: &TestApp, outcome: &str) -> i64 {
@@ -151,6 +155,37 @@ async fn a_request_that_waits_survives_a_restart_and_is_delivered_once_it_can_be
     app.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_workers_at_the_same_retries_deliver_each_once_and_bury_none() {
+    let app = TestApp::start().await.halt().await;
+    // As many connections as eight processes would have.
+    let running =
+        TestApp::start_on(Services::from_env(), app.database_url.clone(), Role::Api, |config| config.database.pool_size = 80).await;
+    let user = running.client.register("Ada").await;
+    let body = json!({"user_id": user.id, "template_code": "WELCOME"});
+    app.sql(&format!(
+        "INSERT INTO push_inbox (message_id, user_id, fingerprint, source, outcome, next_attempt_at, body, received_at, decided_at)
+         SELECT 'r-' || n, '{}', sha256(n::text::bytea), 'queue', 'retry', now(), convert_to(jsonb_set('{body}', '{{request_id}}', to_jsonb('r-' || n))::text, 'UTF8'), now(), now()
+         FROM generate_series(1, 300) n",
+        user.id
+    ))
+    .await;
+    let names = app.config.broker.clone();
+    let workers = (0..8).map(|_| {
+        let publisher = Publisher::new(names.clone(), Status::default());
+        PushRequests::new(running.app.clone(), names.clone(), publisher)
+    });
+    join_all(workers.map(|worker| async move { while worker.retry_next().await.unwrap() {} })).await;
+    let broker = app.broker().await;
+    let delivered = broker.receive(&broker.names.deliver_queue, 300).await;
+    let ids: HashSet<_> = delivered.iter().filter_map(Received::message_id).collect();
+    assert_eq!((outcomes(&app, "delivered").await, outcomes(&app, "dead").await, ids.len()), (300, 0, 300));
+    assert_eq!(broker.waiting(&broker.names.deliver_queue).await, 0, "one was delivered twice");
+    assert_eq!(app.count("SELECT count(*) AS n FROM push_suspects").await, 0);
+    running.halt().await;
+    app.stop().await.unwrap();
+}
+
 async fn dead_letters(app: &TestApp, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_user-service"));
     let run = command.env_clear().envs(app.variables()).arg("dead-letters").args(arguments).output().await.unwrap();
@@ -180,7 +215,7 @@ async fn dead_letters_are_looked_at_decided_anew_and_thrown_away_on_the_command_
          INSERT INTO push_tokens (id, user_id, token, token_sha256, last_seen_at) VALUES (gen_random_uuid(), '{late}', 't', sha256('t'), now());"
     ))
     .await;
-    assert_eq!(dead_letters(&app, &["redrive"]).await.0, Some(1), "everything, without being told so");
+    assert_eq!(dead_letters(&app, &["redrive"]).await.0, Some(2), "everything, without being told so");
     for expected in ["1 given to the worker again.", "0 given to the worker again."] {
         let (code, told) = dead_letters(&app, &["redrive", "--reason", "unknown_user"]).await;
         assert_eq!((code, told.trim()), (Some(0), expected));

@@ -57,3 +57,24 @@ async fn a_message_that_kills_the_process_dies_alone_and_drags_no_neighbour_alon
     assert!(crashes <= 6 * POISON.len(), "{crashes} crashes");
     app.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_we_panic_on_is_put_aside_and_blocks_nobody() {
+    let app = api_with_queues().await;
+    let cast = Cast::register(&app).await;
+    let (mut ledger, mut producer) = (Ledger::named("panic"), Producer::new(app.config.broker.clone()));
+    let worker = Worker::start(&app, &[("FAILPOINTS", "reading=return(panic-on:poison)")]);
+    for number in 0..200 {
+        let id = if number % 50 == 7 { format!("poison-{number}") } else { format!("good-{number}") };
+        producer.publish(&mut ledger, &cast, &id, Kind::Good).await;
+    }
+    observe(&app, &mut ledger, Duration::from_secs(30)).await;
+    worker.stop().await;
+    let findings = check(&ledger, &cast, 0);
+    println!("panic: {findings}");
+    assert!(findings.lost.is_empty() && findings.corrupt.is_empty() && findings.spent.is_empty(), "{findings:#?}");
+    assert_eq!(findings.contradicted.len(), 4, "{findings:#?}");
+    let dead = "SELECT count(*) AS n FROM push_inbox WHERE outcome = 'dead' AND reason = 'retries_exhausted' AND body IS NOT NULL";
+    assert_eq!(app.count(dead).await, 4);
+    app.stop().await.unwrap();
+}
