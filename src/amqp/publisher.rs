@@ -19,7 +19,8 @@ use crate::infra::broker;
 use crate::infra::fail_point;
 use crate::infra::status::Status;
 
-/// For a whole batch. Without an answer the outcome is unknown: the same message is published again.
+/// For a whole batch, and for connecting where that is due: PostgreSQL ends a transaction that does nothing for 15 seconds.
+/// Without an answer the outcome is unknown: the same message is published again.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(10);
 
 /// No more than one attempt to connect in this time, whoever asks.
@@ -99,7 +100,9 @@ impl Publisher {
     }
 
     async fn publish_now(&self, messages: &[Outgoing]) -> Vec<Result<(), PublishError>> {
-        let (connection, channel) = match self.channel().await {
+        let deadline = Instant::now() + CONFIRM_DEADLINE;
+        let opening = tokio::time::timeout_at(deadline.into(), self.channel()).await;
+        let (connection, channel) = match opening.map_err(Error::unavailable).flatten() {
             Ok(open) => open,
             Err(error) => return vec![Err(PublishError::Disconnected(error.chain())); messages.len()],
         };
@@ -113,7 +116,7 @@ impl Publisher {
             }
             join_all(confirms.into_iter().map(settle)).await
         };
-        let results = tokio::time::timeout(CONFIRM_DEADLINE, publishing).await;
+        let results = tokio::time::timeout_at(deadline.into(), publishing).await;
         let results = results.unwrap_or_else(|_elapsed| messages.iter().map(|_| Err(PublishError::Unconfirmed)).collect());
         if results.iter().any(|result| matches!(result, Err(PublishError::Disconnected(_) | PublishError::Unconfirmed))) {
             self.discard(&connection).await;
@@ -138,15 +141,22 @@ impl Publisher {
         if line.tried.is_some_and(|tried| tried.elapsed() < RECONNECT_PAUSE) {
             return Err(Error::unavailable("the last attempt to connect was a moment ago"));
         }
+        // At both ends: an attempt may be given up, and those who waited for it are not to make one each.
         line.tried = Some(Instant::now());
         line.open = None;
+        let opened = self.open().await;
+        line.tried = Some(Instant::now());
+        let (connection, channel) = opened?;
+        line.open = Some((Arc::clone(&connection), channel.clone()));
+        Ok((connection, channel))
+    }
+
+    async fn open(&self) -> Result<(Arc<Connection>, Channel)> {
         let connection = broker::connect(&self.config, "publisher").await?;
         topology::ensure(&connection, &self.config, &self.status).await?;
         let channel = broker::step(connection.create_channel()).await?;
         broker::step(channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        let connection = Arc::new(connection);
-        line.open = Some((Arc::clone(&connection), channel.clone()));
-        Ok((connection, channel))
+        Ok((Arc::new(connection), channel))
     }
 
     /// The next publish opens a new connection, and with it sees to the topology again.

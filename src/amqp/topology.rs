@@ -5,11 +5,11 @@
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
+use lapin::{Channel, Connection, ErrorKind, ExchangeKind, Queue};
 
 use crate::config::{Broker, Declare, QueueType};
 use crate::error::{Error, Result};
-use crate::infra::broker::step;
+use crate::infra::broker::{answer, step};
 use crate::infra::status::{QueueCounts, Status};
 
 /// Beyond this a quorum queue drops what is redelivered; without broker-side dead-lettering it must be out of reach
@@ -46,7 +46,7 @@ pub async fn ensure(connection: &Connection, broker: &Broker, status: &Status) -
                 FieldTable::default(),
             );
             step(bound).await?;
-            let _ = channel.close(200, "bound".into()).await;
+            close(channel).await;
         }
     }
     Ok(())
@@ -55,17 +55,16 @@ pub async fn ensure(connection: &Connection, broker: &Broker, status: &Status) -
 /// Counts of a queue that exists.
 pub async fn count(channel: &Channel, queue: &str) -> Result<QueueCounts> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let found = step(channel.queue_declare(queue.into(), options, FieldTable::default())).await?;
-    Ok(QueueCounts { messages: found.message_count(), consumers: found.consumer_count() })
+    Ok(counts(&step(channel.queue_declare(queue.into(), options, FieldTable::default())).await?))
 }
 
 /// Counts of a queue, if it exists; declares nothing.
 pub async fn find_queue(connection: &Connection, queue: &str) -> Result<Option<QueueCounts>> {
     let channel = step(connection.create_channel()).await?;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let found = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+    let found = answer(channel.queue_declare(queue.into(), options, FieldTable::default())).await?;
     match close_after(channel, found).await {
-        Ok(found) => Ok(Some(QueueCounts { messages: found.message_count(), consumers: found.consumer_count() })),
+        Ok(found) => Ok(Some(counts(&found))),
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(Error::unavailable(error)),
     }
@@ -74,7 +73,7 @@ pub async fn find_queue(connection: &Connection, queue: &str) -> Result<Option<Q
 async fn ensure_exchange(connection: &Connection, broker: &Broker, name: &str, kind: ExchangeKind) -> Result<()> {
     let declare = async |options| {
         let channel = step(connection.create_channel()).await?;
-        let declared = channel.exchange_declare(name.into(), kind.clone(), options, FieldTable::default()).await;
+        let declared = answer(channel.exchange_declare(name.into(), kind.clone(), options, FieldTable::default())).await?;
         Ok::<_, Error>(close_after(channel, declared).await)
     };
     let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
@@ -95,9 +94,8 @@ async fn ensure_exchange(connection: &Connection, broker: &Broker, name: &str, k
 async fn ensure_queue(connection: &Connection, broker: &Broker, name: &str, ours: bool) -> Result<QueueCounts> {
     let declare = async |options, arguments| {
         let channel = step(connection.create_channel()).await?;
-        let declared = channel.queue_declare(name.into(), options, arguments).await;
-        let counts = declared.map(|queue| QueueCounts { messages: queue.message_count(), consumers: queue.consumer_count() });
-        Ok::<_, Error>(close_after(channel, counts).await)
+        let declared = answer(channel.queue_declare(name.into(), options, arguments)).await?;
+        Ok::<_, Error>(close_after(channel, declared.map(|queue| counts(&queue))).await)
     };
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     match declare(passive, FieldTable::default()).await? {
@@ -136,9 +134,17 @@ fn refuse_in_wait(broker: &Broker, name: &str) -> Result<()> {
 /// A refused declaration has closed its channel already.
 async fn close_after<T>(channel: Channel, declared: lapin::Result<T>) -> lapin::Result<T> {
     if declared.is_ok() {
-        let _ = channel.close(200, "declared".into()).await;
+        close(channel).await;
     }
     declared
+}
+
+async fn close(channel: Channel) {
+    let _ = answer(channel.close(200, "done".into())).await;
+}
+
+fn counts(queue: &Queue) -> QueueCounts {
+    QueueCounts { messages: queue.message_count(), consumers: queue.consumer_count() }
 }
 
 fn is_missing(error: &lapin::Error) -> bool {

@@ -78,7 +78,12 @@ impl Reactor for MendingReactor {
 
 /// One step of setting a channel up, or of using it.
 pub async fn step<T>(call: impl Future<Output = lapin::Result<T>>) -> Result<T> {
-    tokio::time::timeout(STEP_DEADLINE, call).await.map_err(Error::unavailable)?.map_err(Error::unavailable)
+    answer(call).await?.map_err(Error::unavailable)
+}
+
+/// The same where a refusal says something: a peer that does not answer at all is the only error.
+pub async fn answer<T>(call: impl Future<Output = lapin::Result<T>>) -> Result<lapin::Result<T>> {
+    tokio::time::timeout(STEP_DEADLINE, call).await.map_err(Error::unavailable)
 }
 
 /// Closes the channel before its connection, as lapin wants it, and gives up on a peer that does not answer.
