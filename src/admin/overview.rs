@@ -103,6 +103,7 @@ pub async fn list_mails_with_links(
 pub struct Messages {
     /// Each hour of the last day.
     pub outcomes: Vec<Outcomes>,
+    pub outcomes_are_estimates: bool,
     pub lanes: Vec<LaneDepth>,
     pub failed: i64,
     pub stuck: Vec<outbox::Stuck>,
@@ -124,8 +125,10 @@ pub async fn read_messages(conn: &mut Connection, filter: &Filter, keys: &[Confi
         let (waiting, oldest) = outbox::count_waiting(conn, lane).await?;
         lanes.push(LaneDepth { lane: lane.as_str(), waiting, oldest });
     }
+    let (outcomes, outcomes_are_estimates) = store::list_outcomes(conn, now).await?;
     Ok(Messages {
-        outcomes: store::list_outcomes(conn, now).await?,
+        outcomes,
+        outcomes_are_estimates,
         lanes,
         failed: outbox::count_failed(conn).await?,
         stuck: outbox::list_stuck(conn, ROWS).await?,

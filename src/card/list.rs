@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use diesel_async::AsyncPgConnection;
 use uuid::Uuid;
 
+use super::store::Way;
 use super::{Card, store};
 use crate::error::Result;
 
@@ -105,14 +106,23 @@ impl Position {
 
 /// The page and how many users there are in all. Erased ones are nobody.
 pub async fn list(conn: &mut AsyncPgConnection, listing: &Listing) -> Result<Page> {
-    let mut user_ids = store::list_ids(conn, listing).await?;
+    let way = store::find_way(conn, listing.search.as_deref()).await?;
+    let mut user_ids = store::list_ids(conn, listing, way).await?;
     let has_next = user_ids.len() as u64 > listing.limit;
     user_ids.truncate(usize::try_from(listing.limit).unwrap_or(usize::MAX));
     let mut cards = store::list_cards(conn, &user_ids).await?;
     cards.sort_by_key(|card| user_ids.iter().position(|user_id| *user_id == card.user_id));
-    let counted = store::count_up_to(conn, listing, MAX_DEPTH + 1).await?;
-    let total_is_estimate = counted > MAX_DEPTH || listing.search.is_some() && counted >= store::MAX_FOUND;
-    let total = if total_is_estimate { store::estimate(conn, listing).await?.max(counted) } else { counted };
+    // To count what many begin with would be to look through all.
+    let counted = match (&listing.search, way) {
+        (Some(_), Way::ByOrder) => None,
+        _ => Some(store::count_up_to(conn, listing, way, MAX_DEPTH + 1).await?).filter(|counted| *counted <= MAX_DEPTH),
+    };
+    let total = match (counted, &listing.from) {
+        (Some(counted), _) => counted,
+        (None, From::Offset(offset)) => store::estimate(conn, listing).await?.max(offset + cards.len() as u64 + u64::from(has_next)),
+        (None, From::After(_)) => store::estimate(conn, listing).await?.max(cards.len() as u64 + u64::from(has_next)),
+    };
+    let total_is_estimate = counted.is_none();
     let next = cards.last().filter(|_| has_next).map(|last| Position::of(last, listing.order.by));
     Ok(Page { cards, next, total, total_is_estimate })
 }

@@ -105,14 +105,14 @@ pub async fn update_version(conn: &mut AsyncPgConnection, user_id: Uuid, now: Da
 }
 
 /// The users of a page in their order, and one more if there is a next page.
-pub async fn list_ids(conn: &mut AsyncPgConnection, listing: &Listing) -> QueryResult<Vec<Uuid>> {
+pub async fn list_ids(conn: &mut AsyncPgConnection, listing: &Listing, way: Way) -> QueryResult<Vec<Uuid>> {
     let column = match listing.order.by {
         Column::CreatedAt => "created_at",
         Column::Email => "email_key",
         Column::Name => "name",
     };
     let (direction, comparison) = if listing.order.descending { ("DESC", "<") } else { ("ASC", ">") };
-    let mut query = matching(listing, "SELECT u.id");
+    let mut query = matching(listing, way, "SELECT u.id");
     let offset = match &listing.from {
         From::Offset(offset) => *offset,
         From::After(position) => {
@@ -130,11 +130,23 @@ pub async fn list_ids(conn: &mut AsyncPgConnection, listing: &Listing) -> QueryR
     Ok(query.load::<Found>(conn).await?.into_iter().map(|found| found.id).collect())
 }
 
-/// How many users match, if they are not more than `most`; of a search no more than [`MAX_FOUND`] each way.
-pub async fn count_up_to(conn: &mut AsyncPgConnection, listing: &Listing, most: u64) -> QueryResult<u64> {
-    let query = matching(listing, "SELECT count(*) AS count FROM (SELECT 1");
+/// How many users match, if they are not more than `most`.
+pub async fn count_up_to(conn: &mut AsyncPgConnection, listing: &Listing, way: Way, most: u64) -> QueryResult<u64> {
+    let query = matching(listing, way, "SELECT count(*) AS count FROM (SELECT 1");
     let counted: Counted = query.sql(format!(" LIMIT {most}) AS counted")).get_result(conn).await?;
     Ok(counted.count.unsigned_abs())
+}
+
+/// The way to the users that a search names, which depends on how many they are.
+pub async fn find_way(conn: &mut AsyncPgConnection, search: Option<&str>) -> QueryResult<Way> {
+    let Some(search) = search else { return Ok(Way::ByOrder) };
+    let counts = SEARCHED.map(|column| {
+        let found = format!("SELECT 1 FROM users WHERE erased_at IS NULL AND {column} LIKE $1 LIMIT {}", MAX_FOUND + 1);
+        format!("(SELECT count(*) FROM ({found}) AS found)")
+    });
+    let query = diesel::sql_query(format!("SELECT greatest({}) AS count", counts.join(", "))).into_boxed::<Pg>();
+    let counted: Counted = bind_search(query, search).get_result(conn).await?;
+    Ok(if counted.count.unsigned_abs() > MAX_FOUND { Way::ByOrder } else { Way::BySearch })
 }
 
 /// How many users match, as PostgreSQL's planner sees it.
@@ -142,8 +154,7 @@ pub async fn estimate(conn: &mut AsyncPgConnection, listing: &Listing) -> QueryR
     let query = format!("EXPLAIN (FORMAT JSON) SELECT id FROM users u WHERE {}", conditions(listing));
     let mut query = diesel::sql_query(query).into_boxed::<Pg>();
     if let Some(search) = &listing.search {
-        let ways: Vec<String> = SEARCHED.iter().map(|column| format!("{column} LIKE $1")).collect();
-        query = bind_search(query.sql(format!(" AND ({})", ways.join(" OR "))), search);
+        query = bind_search(query.sql(is_searched()), search);
     }
     let plan: Plan = query.get_result(conn).await?;
     Ok(plan.plan.pointer("/0/Plan/Plan Rows").and_then(serde_json::Value::as_u64).unwrap_or_default())
@@ -172,20 +183,38 @@ type SqlQuery = diesel::query_builder::BoxedSqlQuery<'static, Pg, diesel::query_
 /// What a search looks at; each has its index.
 const SEARCHED: [&str; 3] = ["email_key", "name_key", "last_name_key"];
 
-/// What a search takes of each way before it is sorted, so that a short one costs no more than a long one.
-pub const MAX_FOUND: u64 = 2_000;
+/// Of so many at most a search reads all before it sorts them. Where more begin so, users are looked through in the order that is
+/// asked for, and a page is full soon.
+const MAX_FOUND: u64 = 20_000;
+
+/// How users are come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    ByOrder,
+    BySearch,
+}
 
 /// `select … FROM … u WHERE` whatever the listing asks for. A search takes the parameter $1.
-fn matching(listing: &Listing, select: &str) -> SqlQuery {
+fn matching(listing: &Listing, way: Way, select: &str) -> SqlQuery {
     let query = diesel::sql_query(select.to_owned()).into_boxed::<Pg>();
-    let Some(search) = &listing.search else { return query.sql(format!(" FROM users u WHERE {}", conditions(listing))) };
-    let ways = SEARCHED.map(|column| {
-        let columns = "id, created_at, email_key, name, is_active, is_staff, email_verified_at, erased_at";
-        // The index's own order makes it worth while to go by it, however many there are.
-        let found = format!("erased_at IS NULL AND {column} LIKE $1 ORDER BY {column} USING ~<~ LIMIT {MAX_FOUND}");
-        format!("(SELECT {columns} FROM users WHERE {found})")
-    });
-    bind_search(query.sql(format!(" FROM ({}) u WHERE {}", ways.join(" UNION "), conditions(listing))), search)
+    let conditions = conditions(listing);
+    match (&listing.search, way) {
+        (None, _) => query.sql(format!(" FROM users u WHERE {conditions}")),
+        (Some(search), Way::ByOrder) => bind_search(query.sql(format!(" FROM users u WHERE {conditions}{}", is_searched())), search),
+        (Some(search), Way::BySearch) => {
+            let ways = SEARCHED.map(|column| {
+                let columns = "id, created_at, email_key, name, is_active, is_staff, email_verified_at, erased_at";
+                // The index's own order makes it worth while to go by it, however many there are.
+                let found = format!("erased_at IS NULL AND {column} LIKE $1 ORDER BY {column} USING ~<~ LIMIT {MAX_FOUND}");
+                format!("(SELECT {columns} FROM users WHERE {found})")
+            });
+            bind_search(query.sql(format!(" FROM ({}) u WHERE {conditions}", ways.join(" UNION "))), search)
+        }
+    }
+}
+
+fn is_searched() -> String {
+    format!(" AND ({})", SEARCHED.map(|column| format!("u.{column} LIKE $1")).join(" OR "))
 }
 
 fn bind_search(query: SqlQuery, search: &str) -> SqlQuery {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
@@ -27,8 +28,11 @@ use crate::infra::correlation;
 use crate::infra::telemetry::REQUEST_SPAN;
 use crate::infra::trace::{self, Trace};
 
-/// 10 seconds for the handler, after the 15 in which a body may arrive.
-const DEADLINE: Duration = Duration::from_secs(25);
+/// For the handler.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The same, after the 15 seconds in which a body may arrive.
+const DEADLINE_WITH_BODY: Duration = Duration::from_secs(25);
 
 static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
@@ -60,7 +64,8 @@ pub async fn every_request(
         span.in_scope(|| observe(&method, "refused", failed.status_code(), started));
         return Err(failed.into());
     }
-    let outcome = tokio::time::timeout(DEADLINE, AssertUnwindSafe(next.call(request)).catch_unwind()).instrument(span.clone()).await;
+    let deadline = if has_body(request.request()) { DEADLINE_WITH_BODY } else { DEADLINE };
+    let outcome = tokio::time::timeout(deadline, AssertUnwindSafe(next.call(request)).catch_unwind()).instrument(span.clone()).await;
     let error = match outcome {
         Ok(Ok(Ok(response))) => {
             let mut response = explain_refusal(response.map_into_boxed_body());
@@ -70,13 +75,24 @@ pub async fn every_request(
             span.in_scope(|| observe(&method, &route, response.status(), started));
             return Ok(response);
         }
-        Ok(Ok(Err(error))) => return Err(error),
+        // Of a layer that answers by an error.
+        Ok(Ok(Err(error))) => {
+            let mut response = error.error_response();
+            add_headers(response.headers_mut(), &id, None);
+            span.in_scope(|| observe(&method, "unmatched", response.status(), started));
+            return Err(InternalError::from_response(error, response).into());
+        }
         Ok(Err(panic)) => Error::panicked(panic.as_ref()),
         Err(late) => Error::unavailable(late),
     };
     let failed = Failed { error, correlation_id: id };
     span.in_scope(|| observe(&method, "unmatched", failed.status_code(), started));
     Err(failed.into())
+}
+
+fn has_body(request: &HttpRequest) -> bool {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    request.headers().contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
 }
 
 /// What monitors ask for.

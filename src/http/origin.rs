@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, dev::Payload};
 
 use super::auth;
+use super::doors::Door;
 use super::middleware::CorrelationId;
 use crate::access::staff::StaffSession;
 use crate::access::{Service, Session};
@@ -92,7 +93,9 @@ impl ToldBy {
 pub(super) fn client(request: &HttpRequest, app: &App) -> Client {
     let peer = request.peer_addr().map(|address| address.ip());
     let entries = forwarded_for(request);
-    let (trusted, told_by) = match app.config.http.trusted_proxy_count {
+    // Proxies stand before the public port; whoever reaches the other one comes straight.
+    let proxies = if Door::of(request) == Door::Internal { 0 } else { app.config.http.trusted_proxy_count };
+    let (trusted, told_by) = match proxies {
         _ if entries.is_empty() => (0, ToldBy::Peer),
         0 if may_forward(request, app) => (1, ToldBy::Service),
         0 => {

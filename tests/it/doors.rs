@@ -108,6 +108,23 @@ async fn without_service_auth_three_reads_are_open_inside_and_nothing_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn behind_proxies_nobody_tells_an_address_at_the_internal_port_but_a_service_that_may() {
+    let app = TestApp::start_with(Role::Api, |config| {
+        config.http.internal_port = Some(0);
+        config.http.trusted_proxy_count = 1;
+    })
+    .await;
+    let told_by = async |client: &crate::support::Client| {
+        client.with("x-forwarded-for", "203.0.113.9").get("/health").await.data()["client"]["told_by"].clone()
+    };
+    let inside = app.internal.clone().unwrap();
+    assert_eq!(told_by(&app.client).await, "trusted_proxy");
+    assert_eq!(told_by(&inside).await, "peer");
+    assert_eq!(told_by(&inside.with("x-internal-api-key", FULL_SERVICE_KEY)).await, "service");
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_says_whom_it_takes_the_client_for_and_a_service_may_say_for_whom_it_asks() {
     let app = TestApp::start_with(Role::Api, |config| {
         config.http.trusted_proxy_count = 0;

@@ -47,7 +47,14 @@ async fn a_script_of_another_origin_reads_nothing_with_an_admins_cookie() {
         let list = with_cookie.with(headers.0, headers.1).get("/api/v1/users/").await;
         assert_eq!(list.status, 401, "{headers:?}");
     }
-    assert_eq!(with_cookie.with("origin", NEARBY).get("/admin/users").await.status, 403);
+    for origin in [NEARBY, "https://elsewhere.example.org"] {
+        let refused = with_cookie.with("origin", origin).get("/admin/users").await;
+        assert_eq!((refused.status, refused.header("x-content-type-options")), (403, Some("nosniff")), "{refused:?}");
+        assert!(refused.header("x-correlation-id").is_some() && refused.header("cache-control") == Some("no-store"), "{refused:?}");
+        let may_read = refused.header("access-control-allow-credentials").is_some();
+        assert!(origin == NEARBY || !may_read, "{refused:?}");
+    }
+    assert!(app.client.get("/metrics").await.text.contains("status=\"403\""), "refusals are not counted");
     assert_eq!(with_cookie.with("origin", &app.client.base).get("/admin/users").await.status, 200);
     app.stop().await.unwrap();
 }

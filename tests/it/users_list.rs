@@ -54,6 +54,31 @@ async fn services_page_filter_sort_and_search_users() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_search_that_most_users_fit_filters_and_sorts_them_all() {
+    let app = TestApp::api().await;
+    app.sql(&users(30_000)).await;
+    let client = app.client.with("x-internal-api-key", FULL_SERVICE_KEY);
+    let (newest, meta) = list(&client, "search=user&ordering=-created_at").await;
+    assert_eq!((names(&newest)[0], meta["has_next"].as_bool(), meta["total_is_estimate"].as_bool()), ("user30000", Some(true), Some(true)));
+    assert!((25_000..35_000).contains(&meta["total"].as_u64().unwrap()), "{meta}");
+    // The last of them, by page and by cursor.
+    let (found, _) = list(&client, "search=user&is_active=false&email_verified=true&limit=100").await;
+    assert_eq!((found.len(), names(&found)[0]), (100, "user30000"));
+    let (mut seen, mut cursor) = (HashSet::new(), String::new());
+    loop {
+        let (users, meta) = list(&client, &format!("search=user&is_active=false&limit=100{cursor}")).await;
+        seen.extend(users.iter().map(|user| user["id"].to_string()));
+        let Some(next) = meta["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(seen.len(), 3_000);
+    // What fewer fit is counted.
+    let (found, meta) = list(&client, "search=user2&is_active=false&ordering=email").await;
+    assert_eq!((names(&found)[0], meta["total"].as_u64(), meta["total_is_estimate"].as_bool()), ("user20000", Some(1_111), Some(false)));
+    app.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_listed_is_named() {
     let app = TestApp::api().await;
     app.sql(&users(3)).await;

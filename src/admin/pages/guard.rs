@@ -5,7 +5,7 @@ use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::middleware::Next;
 use actix_web::web::Data;
-use actix_web::{FromRequest, HttpMessage as _, HttpRequest, HttpResponse};
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _};
 use askama::Template;
 
 use super::{Fault, Frame, see_other, show};
@@ -62,12 +62,12 @@ struct Again<'a> {
 pub async fn guard(request: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     // At the public door it is as if there were no such pages.
     if !Door::of(request.request()).is_inner() {
-        return Err(nothing_here().into());
+        return Ok(request.into_response(nothing_here().error_response()));
     }
     match admit(request.request()).await {
         Ok(None) => Ok(next.call(request).await?.map_into_boxed_body()),
         Ok(Some(elsewhere)) => Ok(request.into_response(elsewhere)),
-        Err(error) => Err(Fault(error).into()),
+        Err(error) => Ok(request.into_response(Fault(error).error_response())),
     }
 }
 
