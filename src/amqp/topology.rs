@@ -3,9 +3,11 @@
 //! Siblings may have declared `push.queue` with arguments of their own; declaring it with ours would be refused (406) or
 //! would refuse them. So every name is looked up passively first.
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ErrorKind, ExchangeKind, Queue};
+use lapin::{BasicProperties, Channel, Connection, ErrorKind, ExchangeKind, Queue};
 
 use crate::config::{Broker, Declare, QueueType};
 use crate::error::{Error, Result};
@@ -66,6 +68,55 @@ pub async fn find_queue(connection: &Connection, queue: &str) -> Result<Option<Q
     match close_after(channel, found).await {
         Ok(found) => Ok(Some(counts(&found))),
         Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(Error::unavailable(error)),
+    }
+}
+
+/// Whether an exchange exists; declares nothing.
+pub async fn has_exchange(connection: &Connection, exchange: &str) -> Result<bool> {
+    let channel = step(connection.create_channel()).await?;
+    let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+    let found = answer(channel.exchange_declare(exchange.into(), ExchangeKind::Direct, passive, FieldTable::default())).await?;
+    match close_after(channel, found).await {
+        Ok(()) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => Err(Error::unavailable(error)),
+    }
+}
+
+/// Whether this user may publish to an exchange. Asked by a message under another user's name: it is refused before it is routed,
+/// and before that if the right is missing.
+pub async fn may_publish(connection: &Connection, exchange: &str) -> Result<bool> {
+    let channel = step(connection.create_channel()).await?;
+    step(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    let properties = BasicProperties::default().with_user_id("nobody of this name".into()).with_expiration("1".into());
+    let asked =
+        async { channel.basic_publish(exchange.into(), "doctor".into(), BasicPublishOptions::default(), &[], properties).await?.await };
+    judged(answer(asked).await?)
+}
+
+/// Whether this user may make a queue. Asked by one that cannot be.
+pub async fn may_make(connection: &Connection, queue: &str) -> Result<bool> {
+    let channel = step(connection.create_channel()).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-expires".into(), AMQPValue::LongString("none".into()));
+    judged(answer(channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)).await?)
+}
+
+/// Whether this user may consume a queue. Asked by a consumer of an impossible priority: none is made of it, and no message moves.
+pub async fn may_consume(connection: &Connection, queue: &str) -> Result<bool> {
+    let channel = step(connection.create_channel()).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-priority".into(), AMQPValue::LongString("none".into()));
+    judged(answer(channel.basic_consume(queue.into(), "doctor".into(), BasicConsumeOptions::default(), arguments)).await?.map(drop))
+}
+
+/// What a question tells that is refused either way: for want of the right, or for what is wrong with it.
+fn judged<T>(asked: lapin::Result<T>) -> Result<bool> {
+    match asked {
+        Ok(_) => Ok(true),
+        Err(error) if is_different(&error) => Ok(true),
+        Err(error) if protocol_code(&error) == Some(403) => Ok(false),
         Err(error) => Err(Error::unavailable(error)),
     }
 }

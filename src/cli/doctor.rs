@@ -8,12 +8,16 @@ use super::output::Output;
 use crate::amqp::topology;
 use crate::app::App;
 use crate::config::{Config, Declare, MailTransport, Role};
+use crate::error::Result;
 use crate::infra::clock::Clock;
+use crate::infra::db::Server;
 use crate::infra::smtp::Smtp;
 use crate::infra::{broker, migrations};
 
 /// What hashing a password should take (OWASP Password Storage Cheat Sheet: as much as the machine can bear, below a second).
 const HASH_TIME: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_millis(1_000);
+
+const PERMIT: &str = "rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*', or narrower with configure, write and read on these names";
 
 /// Tokens are good from when they were made; clocks further apart than this make trouble.
 const CLOCKS_APART: chrono::TimeDelta = chrono::TimeDelta::seconds(2);
@@ -99,7 +103,7 @@ fn tell(findings: &[Finding], output: Output) -> anyhow::Result<()> {
 }
 
 async fn database(app: &App) -> Vec<Finding> {
-    let (version, now) = match app.worker_db.server().await {
+    let Server { version, now, lc_messages } = match app.worker_db.server().await {
         Ok(server) => server,
         Err(error) => {
             let mend = "is PostgreSQL running, and do DATABASE_URL's host, port, user, password and database fit? psql \"$DATABASE_URL\" says more";
@@ -112,6 +116,10 @@ async fn database(app: &App) -> Vec<Finding> {
     } else {
         failure("database", format!("PostgreSQL {version}"), "version 15 or newer is needed")
     }];
+    if !["C", "POSIX", "en"].iter().any(|english| lc_messages.starts_with(english)) {
+        let mend = "ALTER SYSTEM SET lc_messages = 'C': PostgreSQL's errors are told apart by their English texts";
+        findings.push(warning("database", format!("it speaks {lc_messages}"), mend));
+    }
     findings.push(match app.worker_db.schema_is_current().await {
         Ok(true) => ok("schema", format!("migration {} is applied", migrations::newest())),
         _ => failure("schema", format!("migration {} is missing", migrations::newest()), "user-service migrate"),
@@ -164,17 +172,33 @@ async fn rabbitmq(config: &crate::config::Broker) -> Vec<Finding> {
                 warning("queue", found, format!("start {consumer}"))
             }
             Ok(Some(counts)) => ok("queue", format!("{queue}: {} messages, {} consumers", counts.messages, counts.consumers)),
-            Ok(None) if config.declare == Declare::Create => ok("queue", format!("{queue}: not there yet, made at the start")),
+            Ok(None) if config.declare == Declare::Create => right(queue, "make it", topology::may_make(&connection, queue).await),
             Ok(None) => failure("queue", format!("{queue}: not there"), "declare it, or set RABBITMQ_DECLARE=create"),
-            Err(error) => {
-                let mend =
-                    "rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*', or narrower with configure, write and read on these names";
-                failure("queue", format!("{queue}: {}", error.chain()), mend)
-            }
+            Err(error) => failure("queue", format!("{queue}: {}", error.chain()), PERMIT),
         });
+    }
+    for exchange in [&config.exchange, &config.dlx_exchange, &config.events_exchange] {
+        findings.push(match topology::has_exchange(&connection, exchange).await {
+            Ok(true) => right(exchange, "publish to it", topology::may_publish(&connection, exchange).await),
+            Ok(false) if config.declare == Declare::Create => ok("rights", format!("{exchange}: not there yet, made at the start")),
+            Ok(false) => failure("rights", format!("{exchange}: not there"), "declare it, or set RABBITMQ_DECLARE=create"),
+            Err(error) => failure("rights", format!("{exchange}: {}", error.chain()), PERMIT),
+        });
+    }
+    if let Ok(Some(_counts)) = topology::find_queue(&connection, &config.push_queue).await {
+        findings.push(right(&config.push_queue, "consume it", topology::may_consume(&connection, &config.push_queue).await));
     }
     broker::close(None, &connection).await;
     findings
+}
+
+/// A right on what exists.
+fn right(name: &str, what: &str, found: Result<bool>) -> Finding {
+    match found {
+        Ok(true) => ok("rights", format!("{name}: this user may {what}")),
+        Ok(false) => failure("rights", format!("{name}: this user may not {what}"), PERMIT),
+        Err(error) => failure("rights", format!("{name}: {}", error.chain()), PERMIT),
+    }
 }
 
 async fn mail(app: &App, role: Role) -> Finding {

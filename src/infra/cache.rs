@@ -203,6 +203,7 @@ impl Cache {
             return Err(CacheError::Bypassed);
         }
         let result = self.attempt(call).await;
+        // A refusal too (a full Redis refuses writes): what it cannot be told to forget must not be read from it.
         if let Err(error) = &result {
             let until = self.started.elapsed() + BYPASS;
             self.bypass_until.store(until.as_millis() as u64, Ordering::Relaxed);

@@ -224,18 +224,10 @@ impl Database {
         self.read(|conn| Box::pin(async move { Ok(newest.get_result::<Found>(conn).await?.found) })).await
     }
 
-    /// PostgreSQL's version as it says it, and its clock.
-    pub async fn server(&self) -> Result<(String, chrono::DateTime<chrono::Utc>)> {
-        #[derive(diesel::QueryableByName)]
-        struct Server {
-            #[diesel(sql_type = diesel::sql_types::Text)]
-            version: String,
-            #[diesel(sql_type = diesel::sql_types::Timestamptz)]
-            now: chrono::DateTime<chrono::Utc>,
-        }
-        let asking = diesel::sql_query("SELECT current_setting('server_version') AS version, clock_timestamp() AS now");
-        let server = self.read(|conn| Box::pin(async move { Ok(asking.get_result::<Server>(conn).await?) })).await?;
-        Ok((server.version, server.now))
+    pub async fn server(&self) -> Result<Server> {
+        const SERVER: &str = "SELECT current_setting('server_version') AS version, clock_timestamp() AS now,
+            current_setting('lc_messages') AS lc_messages";
+        self.read(|conn| Box::pin(async move { Ok(diesel::sql_query(SERVER).get_result(conn).await?) })).await
     }
 
     /// (connections in use, connections open, the most there may be)
@@ -250,6 +242,18 @@ impl Database {
         self.writes.wait().await;
         self.pool.close();
     }
+}
+
+/// PostgreSQL as it says itself.
+#[derive(Debug, diesel::QueryableByName)]
+pub struct Server {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    pub version: String,
+    #[diesel(sql_type = diesel::sql_types::Timestamptz)]
+    pub now: chrono::DateTime<chrono::Utc>,
+    /// The language of its errors.
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    pub lc_messages: String,
 }
 
 /// Tells the breaker what was found. Other failures than PostgreSQL's own say that it answers.

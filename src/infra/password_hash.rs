@@ -69,7 +69,7 @@ impl PasswordHasher {
         Place::take(&self.admitted, free * ADMITTED_A_PLACE).ok_or_else(full)
     }
 
-    /// A caller is being served who signed in before.
+    /// A caller is being served who is known already: such a request needs no hash.
     pub fn note_caller(&self) {
         self.callers.count();
     }

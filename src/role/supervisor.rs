@@ -31,25 +31,34 @@ pub struct Supervisor {
     grace: Duration,
     /// Open once the first part is done: what is kept running waits for it.
     gate: CancellationToken,
+    /// The first part failed: nothing behind the gate would ever run.
+    shut: CancellationToken,
     parts: JoinSet<()>,
 }
 
 impl Supervisor {
     pub fn new(status: Status, stop: CancellationToken, config: &Config) -> Self {
         let (delay, grace) = (config.shutdown_delay, config.shutdown_grace);
-        Self { status, stop, delay, grace, gate: CancellationToken::new(), parts: JoinSet::new() }
+        Self { status, stop, delay, grace, gate: CancellationToken::new(), shut: CancellationToken::new(), parts: JoinSet::new() }
     }
 
     /// A part that everything kept running waits for, and that is done when it ends.
     pub fn first(&mut self, name: &'static str, part: impl Future<Output = Result<()>> + Send + 'static) {
-        let (status, gate) = (self.status.clone(), self.gate.clone());
+        let (status, stop, gate, shut) = (self.status.clone(), self.stop.clone(), self.gate.clone(), self.shut.clone());
         status.set_part(name, PartState::Running);
         self.parts.spawn(async move {
-            match AssertUnwindSafe(part).catch_unwind().await.unwrap_or_else(|_panic| Err(Error::internal("panicked"))) {
-                Ok(()) => gate.cancel(),
-                Err(error) => tracing::error!(part = name, error = error.chain(), "the part failed"),
+            match AssertUnwindSafe(part).catch_unwind().await.unwrap_or_else(|panic| Err(Error::panicked(&*panic))) {
+                Ok(()) => {
+                    gate.cancel();
+                    status.set_part(name, PartState::Done);
+                }
+                Err(_stopped) if stop.is_cancelled() => status.set_part(name, PartState::Stopped),
+                Err(error) => {
+                    tracing::error!(part = name, error = error.chain(), "the part failed, and everything waits for it");
+                    status.set_part(name, PartState::Stopped);
+                    shut.cancel();
+                }
             }
-            status.set_part(name, PartState::Done);
         });
     }
 
@@ -98,14 +107,16 @@ impl Supervisor {
         let handle = server.handle();
         let mut server = std::pin::pin!(server);
         let ended_early = tokio::select! {
-            ended = &mut server => Some(ended),
+            biased;
             () = self.stop.cancelled() => None,
+            ended = &mut server => Some(ended.map_or_else(Error::internal, |()| Error::internal("the HTTP server ended by itself"))),
+            () = self.shut.cancelled() => Some(Error::internal("the part that everything waits for failed")),
         };
         self.status.set_stopping();
         self.stop.cancel();
-        if let Some(ended) = ended_early {
+        if let Some(error) = ended_early {
             self.parts.shutdown().await;
-            return Err(Error::internal(ended.map_or_else(|error| error.to_string(), |()| "the HTTP server ended by itself".to_owned())));
+            return Err(error);
         }
         tracing::info!("stopping");
         let parts = &mut self.parts;

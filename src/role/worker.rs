@@ -91,23 +91,15 @@ async fn purge(app: App, stop: CancellationToken) -> Result<()> {
             () = stop.cancelled() => return Ok(()),
             _waited = app.worker_db.ready() => {}
         }
-        let (now, retention) = (app.clock.now(), app.config.inbox_retention);
-        let deleted = app.worker_db.write(move |conn| {
-            async move {
-                let sent = outbox::delete_done(conn, now, PURGE_BATCH).await?;
-                let windows = throttle::delete_old(conn, now, PURGE_BATCH).await?;
-                let ended = sessions::delete_old(conn, now, PURGE_BATCH).await?;
-                let links = one_time_token::delete_old(conn, now, PURGE_BATCH).await?;
-                let entries = audit::delete_old(conn, now, PURGE_BATCH).await?;
-                let settled = push::delete_old(conn, retention, now, PURGE_BATCH).await?;
-                let visits = staff::delete_old(conn, now, PURGE_BATCH).await?;
-                let answers = idempotency::delete_old(conn, now, PURGE_BATCH).await?;
-                let phones = push_tokens::delete_old(conn, now, PURGE_BATCH).await?;
-                Ok([sent, windows, ended, links, entries, settled, visits, answers, phones].into_iter().max().unwrap_or_default())
+        let mut deleted = 0;
+        for what in Expiring::ALL {
+            // Each by itself: one that fails must not keep the others from being deleted.
+            match purge_one(&app, what).await {
+                Ok(count) => deleted = deleted.max(count),
+                Err(error) => tracing::warn!(?what, error = error.chain(), "what has expired could not be deleted"),
             }
-            .boxed()
-        });
-        if deleted.await? == PURGE_BATCH as usize {
+        }
+        if deleted >= PURGE_BATCH as usize {
             continue;
         }
         tokio::select! {
@@ -115,4 +107,53 @@ async fn purge(app: App, stop: CancellationToken) -> Result<()> {
             () = stop.cancelled() => return Ok(()),
         }
     }
+}
+
+/// What is deleted when its time is over.
+#[derive(Clone, Copy, Debug)]
+enum Expiring {
+    SentMessages,
+    Throttles,
+    Sessions,
+    MailedLinks,
+    AuditEntries,
+    PushRequests,
+    StaffSessions,
+    StoredAnswers,
+    PushTokens,
+}
+
+impl Expiring {
+    const ALL: [Self; 9] = [
+        Self::SentMessages,
+        Self::Throttles,
+        Self::Sessions,
+        Self::MailedLinks,
+        Self::AuditEntries,
+        Self::PushRequests,
+        Self::StaffSessions,
+        Self::StoredAnswers,
+        Self::PushTokens,
+    ];
+}
+
+async fn purge_one(app: &App, what: Expiring) -> Result<usize> {
+    let (now, retention) = (app.clock.now(), app.config.inbox_retention);
+    let deleting = app.worker_db.write(move |conn| {
+        async move {
+            Ok(match what {
+                Expiring::SentMessages => outbox::delete_done(conn, now, PURGE_BATCH).await?,
+                Expiring::Throttles => throttle::delete_old(conn, now, PURGE_BATCH).await?,
+                Expiring::Sessions => sessions::delete_old(conn, now, PURGE_BATCH).await?,
+                Expiring::MailedLinks => one_time_token::delete_old(conn, now, PURGE_BATCH).await?,
+                Expiring::AuditEntries => audit::delete_old(conn, now, PURGE_BATCH).await?,
+                Expiring::PushRequests => push::delete_old(conn, retention, now, PURGE_BATCH).await?,
+                Expiring::StaffSessions => staff::delete_old(conn, now, PURGE_BATCH).await?,
+                Expiring::StoredAnswers => idempotency::delete_old(conn, now, PURGE_BATCH).await?,
+                Expiring::PushTokens => push_tokens::delete_old(conn, now, PURGE_BATCH).await?,
+            })
+        }
+        .boxed()
+    });
+    deleting.await
 }

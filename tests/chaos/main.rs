@@ -23,6 +23,7 @@ mod beside {
     mod opt_outs;
     mod poison;
     mod redrive;
+    mod rights;
     mod rolling;
     mod silence;
 }

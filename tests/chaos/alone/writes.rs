@@ -113,7 +113,8 @@ async fn what_was_acknowledged_is_there_and_has_happened_once_whatever_is_killed
             while next.load(Ordering::Relaxed) < writes * (kill + 1) / (kills + 2) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            if kill % 3 == 2 {
+            // As evenly among the others as they go.
+            if kill * service_kills / kills < (kill + 1) * service_kills / kills {
                 process.kill().await;
                 process = start();
             } else {
