@@ -104,7 +104,11 @@ pub async fn confirm(tx: &mut Tx, token: &Token, config: &Config, cause: &Cause)
 }
 
 async fn verify(tx: &mut Tx, token: &Token, cause: &Cause) -> Result<Confirmed> {
-    if mark_verified(tx, token.user_id, &token.address, cause).await? { Ok(Confirmed::Verified) } else { Err(invalid()) }
+    mark_verified(tx, token.user_id, &token.address, cause).await?;
+    // Proven before, by a reset or an operator, is as good.
+    let card = card::find(tx, token.user_id).await?;
+    let is_proven = card.is_some_and(|card| card.is_active && card.email_verified && card.email == token.address);
+    if is_proven { Ok(Confirmed::Verified) } else { Err(invalid()) }
 }
 
 /// Holds a user's address for proven; `false`: it is not his, or was proven before.

@@ -9,9 +9,10 @@ use uuid::Uuid;
 use crate::card::email_address::EmailAddress;
 use crate::infra::schema::users;
 
-/// `false`: the user is not active, or has another address by now.
+/// `false`: the user is not active, or has another address by now, or this one was proven before.
 pub async fn update_verified(conn: &mut AsyncPgConnection, id: Uuid, address: &str, now: DateTime<Utc>) -> QueryResult<bool> {
     let user = users::table.find(id).filter(users::is_active).filter(users::email.eq(address));
+    let user = user.filter(users::email_verified_at.is_null());
     Ok(diesel::update(user).set(users::email_verified_at.eq(now)).execute(conn).await? == 1)
 }
 

@@ -100,7 +100,8 @@ pub async fn delete_belongings(conn: &mut AsyncPgConnection, user_id: Uuid) -> Q
 pub async fn delete_messages(conn: &mut AsyncPgConnection, user_id: Uuid) -> QueryResult<usize> {
     let about = diesel::delete(outbox::table.filter(outbox::user_id.eq(user_id))).execute(conn).await?;
     let asked = diesel::delete(push_inbox::table.filter(push_inbox::user_id.eq(user_id))).execute(conn).await?;
-    let unread = "DELETE FROM push_inbox WHERE body IS NOT NULL AND position(convert_to($1::text, 'UTF8') IN body) > 0";
+    // Only these have a body, and an index.
+    let unread = "DELETE FROM push_inbox WHERE outcome IN ('dead', 'retry') AND position(convert_to($1::text, 'UTF8') IN body) > 0";
     let unread = diesel::sql_query(unread).bind::<SqlUuid, _>(user_id).execute(conn).await?;
     let naming = "DELETE FROM outbox WHERE lane <> 'cache' AND position(convert_to($1::text, 'UTF8') IN payload) > 0";
     Ok(about + asked + unread + diesel::sql_query(naming).bind::<SqlUuid, _>(user_id).execute(conn).await?)

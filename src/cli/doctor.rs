@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::config::{Config, Declare, MailTransport, Role};
 use crate::error::Result;
 use crate::infra::clock::Clock;
-use crate::infra::db::Server;
+use crate::infra::postgres::Server;
 use crate::infra::smtp::Smtp;
 use crate::infra::{broker, migrations};
 

@@ -77,7 +77,7 @@ pub async fn run(command: Command, output: Output) -> anyhow::Result<()> {
 
 async fn export(app: &App, name: &str) -> anyhow::Result<()> {
     let (user_id, now) = (find(app, name).await?.user_id, app.clock.now());
-    let everything = app.worker_db.write(move |tx| admin::export(tx, user_id, now).boxed()).await;
+    let everything = app.worker_db.patient().write(move |tx| admin::export(tx, user_id, now).boxed()).await;
     let everything = everything.map_err(|error| anyhow::anyhow!(error.chain()))?;
     Output { json: true }.say(String::new, || everything)
 }
@@ -88,7 +88,7 @@ async fn erase(app: &App, name: &str, yes: bool, output: Output) -> anyhow::Resu
         confirm(&user.email)?;
     }
     let (user_id, now) = (user.user_id, app.clock.now());
-    let erased = app.worker_db.write(move |tx| admin::erase(tx, user_id, now).boxed()).await;
+    let erased = app.worker_db.patient().write(move |tx| admin::erase(tx, user_id, now).boxed()).await;
     let erased = erased.map_err(|error| anyhow::anyhow!(error.chain()))?;
     let text = || if erased { format!("Erased {user_id}.") } else { format!("{user_id} was erased before.") };
     output.say(text, || json!({"user_id": user_id, "erased": erased}))

@@ -164,9 +164,10 @@ pub async fn list_about(conn: &mut AsyncPgConnection, subject_id: Uuid, limit: i
     about.order(audit_log::at.desc()).limit(limit).select(Entry::as_select()).load(conn).await
 }
 
-/// Takes the addresses of origin from everything about a user; what happened, and the id, stay.
+/// Takes the addresses of origin from everything about a user, and from what he did to others; what happened, and the id, stay.
 pub async fn update_pseudonymised(conn: &mut AsyncPgConnection, subject_id: Uuid) -> QueryResult<usize> {
-    let entries = audit_log::table.filter(audit_log::subject_id.eq(subject_id)).filter(audit_log::ip.is_not_null());
+    let his = audit_log::subject_id.eq(subject_id).or(audit_log::actor_id.eq(subject_id.to_string()));
+    let entries = audit_log::table.filter(his).filter(audit_log::ip.is_not_null());
     diesel::update(entries).set(audit_log::ip.eq(None::<String>)).execute(conn).await
 }
 

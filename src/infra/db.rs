@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::breaker::{Breaker, Permit};
 use super::cache::{Cache, CacheEntry};
+use super::postgres::Server;
 use super::{migrations, outbox};
 use crate::config;
 use crate::error::{Error, Kind, Result};
@@ -31,6 +32,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The API's whole use of a connection: two statements cut at their own second.
 const API_DEADLINE: Duration = Duration::from_secs(2);
 const WORKER_DEADLINE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// A share of the pool. Clones share its permits.
 #[derive(Clone)]
@@ -103,6 +105,12 @@ impl Database {
             breaker,
             ..self.clone()
         }
+    }
+
+    /// The same for an operator's work, which may look through everything.
+    #[must_use]
+    pub fn patient(&self) -> Self {
+        Self { deadline: PATIENCE, statement_timeout: Some("SET LOCAL statement_timeout = '30min'"), ..self.clone() }
     }
 
     /// Runs queries on a connection, outside a transaction.
@@ -242,18 +250,6 @@ impl Database {
         self.writes.wait().await;
         self.pool.close();
     }
-}
-
-/// PostgreSQL as it says itself.
-#[derive(Debug, diesel::QueryableByName)]
-pub struct Server {
-    #[diesel(sql_type = diesel::sql_types::Text)]
-    pub version: String,
-    #[diesel(sql_type = diesel::sql_types::Timestamptz)]
-    pub now: chrono::DateTime<chrono::Utc>,
-    /// The language of its errors.
-    #[diesel(sql_type = diesel::sql_types::Text)]
-    pub lc_messages: String,
 }
 
 /// Tells the breaker what was found. Other failures than PostgreSQL's own say that it answers.

@@ -106,6 +106,18 @@ fn bad(error: impl std::error::Error) -> ConnectionError {
     ConnectionError::BadConnection(text)
 }
 
+/// PostgreSQL as it says itself.
+#[derive(Debug, diesel::QueryableByName)]
+pub struct Server {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    pub version: String,
+    #[diesel(sql_type = diesel::sql_types::Timestamptz)]
+    pub now: chrono::DateTime<chrono::Utc>,
+    /// The language of its errors.
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    pub lc_messages: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,7 +25,6 @@ impl Password {
     /// [`super::choose`].
     pub fn choose(text: &str, personal: &[&str]) -> Result<Self, &'static str> {
         let password: String = text.nfc().collect();
-        let lower = password.to_lowercase();
         if password.chars().count() < MIN_CHARACTERS {
             return Err("must be at least 8 characters long");
         }
@@ -38,7 +37,7 @@ impl Password {
         if password.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err("must not be digits only");
         }
-        if personal.iter().any(|part| !part.is_empty() && lower == part.to_lowercase()) || lower == "user-service" {
+        if personal.iter().chain(&["user-service"]).any(|part| !bare(part).is_empty() && bare(part) == bare(&password)) {
             return Err("must not be your name or address");
         }
         let judged: String = password.chars().take(JUDGED_CHARACTERS).collect();
@@ -52,6 +51,11 @@ impl Password {
     pub fn into_secret(self) -> SecretString {
         self.0
     }
+}
+
+/// Letters and digits only: a name without its space is the name.
+fn bare(text: &str) -> String {
+    text.to_lowercase().chars().filter(|character| character.is_alphanumeric()).collect()
 }
 
 #[cfg(test)]
@@ -75,6 +79,8 @@ mod tests {
             "123",
             "12345678",
             "password1",
+            "AdaLovelace",
+            "ada_lovelace!",
             "1234567",
             "98237498237498",
             "qwertyuiop",

@@ -1,7 +1,6 @@
 //! The door on `push.queue`: parses a batch, looks it up in the inbox, has it decided, publishes the deliveries, records
 //! what became of each, all in one transaction that is committed before anything is acknowledged.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -19,7 +18,7 @@ use crate::amqp::message::{Incoming, Outgoing};
 use crate::amqp::publisher::Publisher;
 use crate::app::App;
 use crate::config;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::infra::cache::Cache;
 use crate::infra::db::Tx;
 use crate::infra::fail_point;
@@ -51,7 +50,7 @@ impl PushRequests {
             }
             .boxed()
         });
-        let settled = AssertUnwindSafe(settling).catch_unwind().await.unwrap_or_else(|panic| Err(Error::panicked(&*panic)))?;
+        let settled = settling.await?;
         settled.entries.iter().for_each(count);
         fail_point::reach("inbox-committed").await?;
         Ok(settled.dispositions)

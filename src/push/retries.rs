@@ -1,6 +1,5 @@
 //! Requests on which we failed: they wait in the inbox, acknowledged, and are decided anew when their time comes.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -86,8 +85,7 @@ impl PushRequests {
             }
             .boxed()
         });
-        let filed = AssertUnwindSafe(retrying).catch_unwind().await.unwrap_or_else(|panic| Err(Error::panicked(&*panic)))?;
-        Ok(filed.inspect(count).is_some())
+        Ok(retrying.await?.inspect(count).is_some())
     }
 
     async fn refile(&self, kept: Kept, verdict: Verdict, now: DateTime<Utc>) -> Result<bool> {

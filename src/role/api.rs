@@ -25,6 +25,9 @@ use crate::{addresses, admin, directory, passwords, preferences, push, push_toke
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// Of each worker; further ones wait in the kernel until one ends. Each has two descriptors (`infra::connections`).
+const MAX_CONNECTIONS: usize = 4_096;
+
 /// actix counts whole seconds; requests accepted before the stop have this long to finish.
 const DRAIN_SECONDS: u64 = 20;
 
@@ -69,6 +72,7 @@ pub fn server(app: App, role: Role, listeners: Listeners) -> Result<Server> {
         .workers(workers)
         .client_request_timeout(HEADER_TIMEOUT)
         .keep_alive(KEEP_ALIVE)
+        .max_connections(MAX_CONNECTIONS)
         .shutdown_timeout(DRAIN_SECONDS)
         .on_connect(move |socket, data| {
             let watched = socket.downcast_ref::<TcpStream>().map(|socket| connections.watch(socket));

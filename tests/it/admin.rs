@@ -165,6 +165,13 @@ async fn an_erased_person_is_nowhere_any_more_and_the_audit_trail_keeps_a_pseudo
         ))
         .await;
     }
+    // What she did to somebody else: her phone became his.
+    app.sql(&format!(
+        "INSERT INTO audit_log (id, at, actor_kind, actor_id, subject_id, action, ip)
+         VALUES (gen_random_uuid(), now(), 'user', '{}', gen_random_uuid(), 'push_token_moved', '203.0.113.7')",
+        ada.id
+    ))
+    .await;
     let (code, _, problems) = users(&app, &["erase", &ada.email], &[]).await;
     assert!(code == Some(2) && problems.contains("--yes"), "{problems}");
     assert_eq!(me.get("/api/v1/users/profile").await.status, 200);
