@@ -26,6 +26,7 @@ use crate::app::App;
 use crate::error::{Code, Error, Result};
 use crate::infra::cause::Cause;
 use crate::infra::db::{Connection, Tx};
+use crate::infra::fail_point;
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -113,7 +114,10 @@ impl Idempotency {
         loop {
             let key = key.clone();
             match app.db.write(move |tx| attempt(tx, key, work).boxed()).await? {
-                Attempt::Done(done) => return Ok(Answer::Fresh(done)),
+                Attempt::Done(done) => {
+                    fail_point::reach("answer-committed").await?;
+                    return Ok(Answer::Fresh(done));
+                }
                 Attempt::Stored(answer) => return Ok(Answer::Replayed(answer)),
                 Attempt::Busy(undone) => work = undone,
             }
@@ -163,13 +167,17 @@ where
     if !store::try_lock(tx, &key).await? {
         return Ok(Attempt::Busy(work));
     }
+    fail_point::reach("key-locked").await?;
     let (run, stored, cause) = work;
     // A statement of its own, after the lock: one together would not see what the lock waited for.
     if let Some(answer) = store::find_answer(tx, &key, cause.at).await? {
         return Ok(Attempt::Stored(answer));
     }
+    fail_point::reach("key-unknown").await?;
     let done = run(tx, &cause).await?;
+    fail_point::reach("effect-done").await?;
     store::upsert_answer(tx, &key, &stored(&done)?, cause.at).await?;
+    fail_point::reach("answer-stored").await?;
     Ok(Attempt::Done(done))
 }
 

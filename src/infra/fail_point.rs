@@ -21,6 +21,9 @@ pub const POINTS: [&str; 11] = [
     "draining",
 ];
 
+/// Each point of a write under an idempotency key, from the key's lock to the answer.
+pub const KEYED_WRITE: [&str; 5] = ["key-locked", "key-unknown", "effect-done", "answer-stored", "answer-committed"];
+
 /// Passes unless the point is armed.
 #[cfg(not(feature = "fail-points"))]
 #[expect(clippy::unused_async, reason = "with the feature it may sleep")]

@@ -18,6 +18,7 @@ mod beside {
     mod degradation;
     mod flaws;
     mod hang_ups;
+    mod keys;
     mod mails;
     mod network;
     mod opt_outs;
