@@ -14,7 +14,8 @@ use crate::support::client::{Answer, TestUser};
 use crate::support::wait::within;
 use crate::support::{Client, FULL_SERVICE_KEY, PASSWORD, Services, TestApp};
 
-/// What a function answers when it can, without PostgreSQL, and without Redis.
+/// What a function answers when it can, without PostgreSQL, and without Redis. Without RabbitMQ each answers as ever: what it would
+/// say there waits in the outbox.
 struct Row {
     name: &'static str,
     well: u16,
@@ -56,11 +57,12 @@ impl Weather {
     }
 }
 
-/// The API with a proxy before each dependency, and people to ask for.
+/// The service with a proxy before each dependency, and people to ask for.
 struct Edge {
     app: TestApp,
     database: FaultProxy,
     cache: FaultProxy,
+    broker: FaultProxy,
 }
 
 impl Edge {
@@ -72,29 +74,37 @@ impl Edge {
             FaultProxy::start(&format!("127.0.0.1:{port}")).await
         };
         let (database, cache) = (proxy(&services.database_url).await, proxy(&services.redis_url).await);
-        let redis_url = cache.url(&services.redis_url);
+        let broker = proxy(&services.rabbitmq_url).await;
+        let (redis_url, broker_url) = (cache.url(&services.redis_url), broker.url(&services.rabbitmq_url));
         let through = database.address.port();
-        let app = TestApp::start_with(Role::Api, |config| {
+        let app = TestApp::start_with(Role::Both, |config| {
             config.redis_url = redis_url.into();
+            config.broker.url = Some(broker_url.into());
             let mut url = url::Url::parse(secrecy::ExposeSecret::expose_secret(&config.database.url)).unwrap();
             url.set_port(Some(through)).unwrap();
             config.database.url = String::from(url).into();
         })
         .await;
-        Self { app, database, cache }
+        Self { app, database, cache, broker }
     }
 
     /// The table, with people and links of its own, so that what one function does is no other's business.
+    #[expect(clippy::too_many_lines, reason = "a table")]
     async fn rows(&self) -> Vec<Row> {
         let (app, client) = (&self.app, &self.app.client);
-        let people: Vec<TestUser> = join_all((0..4).map(|_| client.register("Ada"))).await;
-        let [reader, writer, leaver, asker] = <[TestUser; 4]>::try_from(people).unwrap();
+        let people: Vec<TestUser> = join_all((0..10).map(|_| client.register("Ada"))).await;
+        let [reader, writer, leaver, asker, forgetful, careful, mover, ender, repeater, visitor] =
+            <[TestUser; 10]>::try_from(people).unwrap();
+        let (as_careful, as_mover, as_ender) = (client.as_user(&careful), client.as_user(&mover), client.as_user(&ender));
         let (as_reader, as_writer) = (client.as_user(&reader), client.as_user(&writer));
         let service = client.with("x-internal-api-key", FULL_SERVICE_KEY);
         let login = client.post("/api/v1/auth/login/", json!({"email": asker.email, "password": PASSWORD})).await;
         let (refresh, cold) = (login.data()["refresh_token"].clone(), login.data()["access_token"].as_str().unwrap().to_owned());
         let link = app.newest_link(&asker.id, Purpose::EmailVerification).await;
-        for known in [&as_reader, &as_writer, &client.as_user(&leaver)] {
+        assert_eq!(client.post("/api/v1/auth/password-reset/", json!({"email": forgetful.email})).await.status, 200);
+        let reset = app.newest_link(&forgetful.id, Purpose::PasswordReset).await;
+        let under_a_key = client.as_user(&repeater).with("idempotency-key", &format!("degraded-{}", Uuid::new_v4()));
+        for known in [&as_reader, &as_writer, &client.as_user(&leaver), &as_careful, &as_mover, &as_ender, &under_a_key] {
             assert_eq!(known.get("/api/v1/users/profile/").await.status, 200);
         }
         let (v1, fresh) = ("/api/v1", format!("{}@example.com", Uuid::new_v4().simple()));
@@ -106,14 +116,29 @@ impl Edge {
             ask: Request::new(client, method, &if path.starts_with("/health") { path.to_owned() } else { format!("{v1}{path}") }, body),
         };
         let register = json!({"name": "Eve", "email": fresh, "password": PASSWORD});
-        let contact = format!("/users/{}/contact/?type=email", reader.id);
+        let (contact, one) = (format!("/users/{}/contact/?type=email", reader.id), format!("/users/{}/", reader.id));
+        let new_password = json!({"password": "Another-Pass-77", "password_confirm": "Another-Pass-77"});
+        let with = |name: &str, value: &str| {
+            let mut body = new_password.clone();
+            body[name] = json!(value);
+            body
+        };
+        let move_to = json!({"email": format!("new-{fresh}"), "current_password": PASSWORD});
         vec![
             row("register", 201, 503, 201, client, "POST", "/users/", Some(register)),
-            row("login", 200, 503, 200, client, "POST", "/auth/login/", Some(json!({"email": reader.email, "password": PASSWORD}))),
+            row("login", 200, 503, 200, client, "POST", "/auth/login/", Some(json!({"email": visitor.email, "password": PASSWORD}))),
             row("refresh", 200, 503, 200, client, "POST", "/auth/refresh/", Some(json!({"refresh_token": refresh}))),
             row("verify", 200, 503, 200, client, "POST", "/auth/verify-email/", Some(json!({"token": link}))),
             row("ask for a reset", 200, 503, 200, client, "POST", "/auth/password-reset/", Some(json!({"email": writer.email}))),
             row("the same of nobody", 200, 503, 200, client, "POST", "/auth/password-reset/", Some(json!({"email": "no@example.com"}))),
+            row("ask for a link again", 200, 503, 200, client, "POST", "/auth/verify-email/resend/", Some(json!({"email": writer.email}))),
+            row("set a new password", 200, 503, 200, client, "POST", "/auth/password-reset/confirm/", Some(with("token", &reset))),
+            row("change the password", 200, 503, 200, &as_careful, "POST", "/auth/password/", Some(with("current_password", PASSWORD))),
+            row("change the address", 200, 503, 200, &as_mover, "POST", "/users/email/", Some(move_to)),
+            row("leave", 200, 503, 200, &as_ender, "DELETE", "/users/profile/", None),
+            row("change under a key", 200, 503, 200, &under_a_key, "PATCH", "/users/profile/", Some(json!({"name": "Keyed"}))),
+            row("read a user", 200, 200, 200, &service, "GET", &one, None),
+            row("look users up", 200, 503, 200, &service, "POST", "/users/lookup/", Some(json!({"user_ids": [reader.id, writer.id]}))),
             row("read the profile", 200, 200, 200, &as_reader, "GET", "/users/profile/", None),
             row("read preferences", 200, 200, 200, &as_reader, "GET", "/users/preferences/", None),
             row("read a contact", 200, 200, 200, &service, "GET", &contact, None),
@@ -145,15 +170,19 @@ impl Edge {
             Weather::Slow => Fault::Latency(Duration::from_secs(5)),
             Weather::Down | Weather::Flapping => Fault::Reset,
         });
+        let (began, mut done, mut refused) = (Instant::now(), 0, 0);
         let asking = async {
-            for _ in 0..if weather == Weather::Flapping { 6 } else { 1 } {
+            loop {
                 for (row, (answer, took)) in rows.iter().zip(join_all(rows.iter().map(|row| row.ask.send())).await) {
                     let at = format!("{} with the {dependency} {weather:?}: {} after {took:.1?}: {}", row.name, answer.status, answer.text);
-                    let unable = if dependency == "database" { row.no_database } else { row.no_cache };
+                    let unable = match dependency {
+                        "database" => row.no_database,
+                        "cache" => row.no_cache,
+                        _ => row.well,
+                    };
                     if weather == Weather::Flapping {
                         // A link or token works once, and a name is taken once: the second time it is refused in order.
-                        let done_before =
-                            [400, 401].contains(&answer.status) && ["register", "verify", "refresh", "sign out"].contains(&row.name);
+                        let done_before = matches!(answer.status, 400 | 401 | 403) && ONCE.contains(&row.name);
                         assert!(answer.status == row.well || answer.status == unable || done_before, "{at}");
                     } else {
                         assert_eq!(answer.status, unable, "{at}");
@@ -161,13 +190,20 @@ impl Edge {
                     if answer.status == 503 {
                         let after: u64 = answer.header("retry-after").unwrap_or_else(|| panic!("{at}: no Retry-After")).parse().unwrap();
                         assert!((1..=5).contains(&after), "{at}");
+                        assert!(row.ask.path.contains("health") || answer.refusal() == (503, "unavailable".to_owned()), "{at}");
+                        refused += 1;
+                    } else {
+                        done += 1;
                     }
                     assert!(took <= weather.patience(), "{at}");
+                }
+                if weather != Weather::Flapping || began.elapsed() > 3 * FLAP {
+                    break;
                 }
             }
         };
         let flapping = async {
-            let mut turn = tokio::time::interval(Duration::from_millis(700));
+            let mut turn = tokio::time::interval(FLAP / 2);
             loop {
                 turn.tick().await;
                 proxy.set(Fault::Reset);
@@ -181,12 +217,14 @@ impl Edge {
             asking.await;
         }
         proxy.set(Fault::None);
+        // Otherwise nothing was tested: it must have been away, and there again.
+        assert!(dependency != "database" || (refused > 0 && done > 0), "{dependency} {weather:?}: {done} done, {refused} refused");
         within(Duration::from_secs(10), "it is ready again", async || self.app.client.get("/health/ready").await.status == 200).await;
         // After a failure Redis is left alone for a moment; the next window begins with what it serves.
         let served = async || self.app.app.cache.get_many(&["nothing".to_owned()]).await.is_ok();
         within(Duration::from_secs(10), "the cache is used again", served).await;
         if (dependency, weather) == ("database", Weather::Flapping) {
-            return;
+            return self.expect_single_effects(&rows).await;
         }
         for row in &rows {
             // What was refused was not done, not even by half: it can be done now.
@@ -198,13 +236,35 @@ impl Edge {
     }
 }
 
+impl Edge {
+    /// What was asked for again and again was done once.
+    async fn expect_single_effects(&self, rows: &[Row]) {
+        for row in rows.iter().filter(|row| ["register", "change under a key"].contains(&row.name)) {
+            row.ask.send().await;
+        }
+        let email = rows[0].ask.body.as_ref().unwrap()["email"].as_str().unwrap();
+        for (action, whose) in [("registered", format!("email = '{email}'")), ("profile_changed", "name = 'Keyed'".to_owned())] {
+            let about = format!("SELECT id FROM users WHERE {whose} ORDER BY created_at DESC LIMIT 1");
+            let done = format!("SELECT count(*) AS n FROM audit_log WHERE action = '{action}' AND subject_id = ({about})");
+            assert_eq!(self.app.count(&done).await, 1, "{action}");
+        }
+    }
+}
+
+/// Links and tokens work once, a name is taken once, a password is the old one once: the second time is refused in order.
+const ONCE: [&str; 7] = ["register", "verify", "refresh", "sign out", "set a new password", "change the password", "leave"];
+
+/// From one fault to the next.
+const FLAP: Duration = Duration::from_secs(3);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_function_degrades_as_its_row_says_whatever_is_down_slow_or_flapping() {
     let edge = Edge::start().await;
     for weather in [Weather::Down, Weather::Slow, Weather::Flapping] {
         edge.weather("database", &edge.database, weather).await;
         edge.weather("cache", &edge.cache, weather).await;
-        println!("degradation: 18 functions x 2 dependencies, {weather:?}");
+        edge.weather("broker", &edge.broker, weather).await;
+        println!("degradation: 26 functions x 3 dependencies, {weather:?}");
     }
     // Both at once: nobody is told that his session ended, and the process lives.
     let user = edge.app.client.register("Ada").await;
