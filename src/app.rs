@@ -17,6 +17,7 @@ use crate::infra::keys::ServerKeys;
 use crate::infra::password_hash::PasswordHasher;
 use crate::infra::rate_limit::RateLimiter;
 use crate::infra::status::Status;
+use crate::infra::telemetry;
 
 /// Without Redis at most so many connections read cards, which leaves some to those who write.
 const CARD_GATES: usize = 20;
@@ -49,6 +50,8 @@ pub struct App {
 impl App {
     /// Builds everything on the current runtime, which must be the main one; connects to nothing yet.
     pub fn new(config: Config, role: Role, clock: Clock) -> Result<Self> {
+        // Before anything is counted: what was counted before is lost.
+        telemetry::metrics();
         let cache = Cache::new(&config.redis_url, &config.redis_prefix)?;
         let pool = Database::new(&config.database, cache.clone())?;
         let status = Status::default();

@@ -43,7 +43,7 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Clone, Debug)]
 pub struct CorrelationId(pub String);
 
-/// The outermost middleware.
+/// Around everything but what trims the path and holds the body back.
 pub async fn every_request(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,

@@ -39,12 +39,16 @@ impl Default for Connections {
 }
 
 impl Connections {
-    /// Watches a connection that was just accepted.
-    pub fn watch(&self, socket: impl AsFd) -> std::io::Result<Arc<Connection>> {
-        let socket = TcpStream::from(socket.as_fd().try_clone_to_owned()?);
+    /// Watches a connection that was just accepted. Where descriptors run out, which it needs one of, it is served all the same.
+    pub fn watch(&self, socket: impl AsFd) -> Option<Arc<Connection>> {
+        let socket = socket.as_fd().try_clone_to_owned().inspect_err(|error| {
+            metrics::counter!("http_connections_unwatched_total").increment(1);
+            tracing::warn!(%error, "a connection is served that will not be shut when it asks for nothing");
+        });
+        let socket = TcpStream::from(socket.ok()?);
         let connection = Arc::new(Connection { socket, started: self.started, idle_since: AtomicU64::new(millis(self.started)) });
         self.open.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&connection));
-        Ok(connection)
+        Some(connection)
     }
 
     /// Shuts down those that have asked for nothing for too long.

@@ -2,22 +2,19 @@
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::BigInt;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
+use crate::infra::advisory_lock;
 use crate::infra::schema::push_tokens;
 
 /// What stands in the place of a token that is of no use any more; its hash stays, to tell which it was.
 const RETIRED: &str = "(retired)";
 
 /// Held until the transaction ends.
-pub async fn lock_token(conn: &mut AsyncPgConnection, sha256: &[u8; 32]) -> QueryResult<usize> {
-    let [a, b, c, d, e, f, g, h, ..] = *sha256;
-    diesel::sql_query("SELECT pg_advisory_xact_lock($1)")
-        .bind::<BigInt, _>(i64::from_be_bytes([a, b, c, d, e, f, g, h]))
-        .execute(conn)
-        .await
+pub async fn lock_token(conn: &mut AsyncPgConnection, sha256: &[u8; 32]) -> QueryResult<()> {
+    let hash: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    advisory_lock::lock(conn, &format!("push token {hash}")).await
 }
 
 pub async fn find_live_owner(conn: &mut AsyncPgConnection, sha256: &[u8; 32]) -> QueryResult<Option<Uuid>> {

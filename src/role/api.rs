@@ -66,8 +66,6 @@ pub fn server(app: App, role: Role, listeners: Listeners) -> Result<Server> {
     let doors = listeners.doors()?;
     let workers = app.config.http.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let connections = app.connections.clone();
-    // Installed before the first request counts anything.
-    crate::infra::telemetry::metrics();
     let server = HttpServer::new(move || routes(Some(app.on_this_runtime().unwrap_or_else(|_shared| app.clone())), role, doors))
         .workers(workers)
         .client_request_timeout(HEADER_TIMEOUT)
@@ -75,8 +73,7 @@ pub fn server(app: App, role: Role, listeners: Listeners) -> Result<Server> {
         .max_connections(MAX_CONNECTIONS)
         .shutdown_timeout(DRAIN_SECONDS)
         .on_connect(move |socket, data| {
-            let watched = socket.downcast_ref::<TcpStream>().map(|socket| connections.watch(socket));
-            if let Some(Ok(connection)) = watched {
+            if let Some(connection) = socket.downcast_ref::<TcpStream>().and_then(|socket| connections.watch(socket)) {
                 data.insert(connection);
             }
         })

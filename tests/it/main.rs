@@ -19,6 +19,7 @@ mod inbox;
 mod keys;
 mod locks;
 mod mail;
+mod metrics;
 mod operators;
 mod operators_attacked;
 mod passwords;
