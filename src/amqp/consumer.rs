@@ -4,6 +4,7 @@
 //! and nothing more is pulled meanwhile: a requeue would count towards the queue's delivery limit.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::FuturesOrdered;
@@ -12,6 +13,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -30,7 +32,11 @@ const MAX_BATCH: usize = 256;
 
 /// And the most bytes, so that a few hundred oversized messages do not meet in one transaction.
 const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
-const COUNT_INTERVAL: Duration = Duration::from_secs(15);
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Counts in a row by which we should have been given something, or are no consumer of the queue.
+const DEAF_AFTER: u32 = 2;
+
 /// Batches that are settled at a time.
 const MAX_IN_FLIGHT: usize = 2;
 
@@ -100,6 +106,8 @@ impl Subscription {
         let max_batch = usize::from(config.prefetch).div_ceil(MAX_IN_FLIGHT).min(MAX_BATCH);
         let mut in_flight = FuturesOrdered::new();
         let mut count = tokio::time::interval(COUNT_INTERVAL);
+        count.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut deaf, mut received, listening) = (0, false, AtomicBool::new(false));
         loop {
             let takes_more = in_flight.len() < MAX_IN_FLIGHT && !settler.is_holding();
             tokio::select! {
@@ -107,15 +115,25 @@ impl Subscription {
                 () = stop.cancelled() => break,
                 // Before the deliveries, which are always ready under load.
                 _ = count.tick() => {
-                    for queue in [&config.push_queue, &config.deliver_queue] {
-                        status.set_queue(queue, topology::count(&counting, queue).await?);
+                    let counts = topology::count(&counting, &config.push_queue).await?;
+                    // A queue that is deleted and at once made anew may take the subscription with it and say nothing
+                    // (docs/decisions/quorum-queues.md).
+                    let waits_in_vain = counts.messages > 0 && listening.load(Ordering::Relaxed) && !received;
+                    (deaf, received) = (if counts.consumers == 0 || waits_in_vain { deaf + 1 } else { 0 }, false);
+                    if deaf == DEAF_AFTER {
+                        return Err(Error::unavailable("the queue has messages, and none comes"));
                     }
+                    status.set_queue(&config.push_queue, counts);
+                    status.set_queue(&config.deliver_queue, topology::count(&counting, &config.deliver_queue).await?);
                 }
                 Some(settled) = in_flight.next() => settler.acknowledge(settled?).await?,
                 delivery = async {
+                    listening.store(false, Ordering::Relaxed);
                     consumer.ready().await;
+                    listening.store(true, Ordering::Relaxed);
                     deliveries.next().await
                 }, if takes_more => {
+                    received = true;
                     let Some(first) = delivery else { return Err(Error::unavailable("the broker cancelled the subscription")) };
                     let batch = take_waiting(&mut deliveries, first.map_err(Error::unavailable)?, max_batch)?;
                     fail_point::reach("delivered").await?;
