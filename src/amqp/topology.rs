@@ -122,45 +122,33 @@ fn judged<T>(asked: lapin::Result<T>) -> Result<bool> {
 }
 
 async fn ensure_exchange(connection: &Connection, broker: &Broker, name: &str, kind: ExchangeKind) -> Result<()> {
-    let declare = async |options| {
-        let channel = step(connection.create_channel()).await?;
-        let declared = answer(channel.exchange_declare(name.into(), kind.clone(), options, FieldTable::default())).await?;
-        Ok::<_, Error>(close_after(channel, declared).await)
-    };
-    let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-    match declare(passive).await? {
-        Ok(()) => Ok(()),
-        Err(error) if is_missing(&error) => {
-            refuse_in_wait(broker, name)?;
-            tracing::info!(exchange = name, "declaring a missing exchange");
-            match declare(ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() }).await? {
-                Err(error) if !is_different(&error) => Err(Error::unavailable(error)),
-                _ => Ok(()),
-            }
-        }
-        Err(error) => Err(Error::unavailable(error)),
+    if has_exchange(connection, name).await? {
+        return Ok(());
+    }
+    refuse_in_wait(broker, name)?;
+    tracing::info!(exchange = name, "declaring a missing exchange");
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let channel = step(connection.create_channel()).await?;
+    let declared = answer(channel.exchange_declare(name.into(), kind, durable, FieldTable::default())).await?;
+    match close_after(channel, declared).await {
+        Err(error) if !is_different(&error) => Err(Error::unavailable(error)),
+        _ => Ok(()),
     }
 }
 
 async fn ensure_queue(connection: &Connection, broker: &Broker, name: &str, ours: bool) -> Result<QueueCounts> {
-    let declare = async |options, arguments| {
-        let channel = step(connection.create_channel()).await?;
-        let declared = answer(channel.queue_declare(name.into(), options, arguments)).await?;
-        Ok::<_, Error>(close_after(channel, declared.map(|queue| counts(&queue))).await)
-    };
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    match declare(passive, FieldTable::default()).await? {
-        Ok(counts) => Ok(counts),
-        Err(error) if is_missing(&error) => {
-            refuse_in_wait(broker, name)?;
-            tracing::info!(queue = name, "declaring a missing queue");
-            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-            match declare(durable, arguments(broker, ours)).await? {
-                Ok(counts) => Ok(counts),
-                // Somebody else declared it in between: it exists now, as it is.
-                Err(error) if is_different(&error) => declare(passive, FieldTable::default()).await?.map_err(Error::unavailable),
-                Err(error) => Err(Error::unavailable(error)),
-            }
+    if let Some(counts) = find_queue(connection, name).await? {
+        return Ok(counts);
+    }
+    refuse_in_wait(broker, name)?;
+    tracing::info!(queue = name, "declaring a missing queue");
+    let channel = step(connection.create_channel()).await?;
+    let declared = answer(channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments(broker, ours))).await?;
+    match close_after(channel, declared).await {
+        Ok(queue) => Ok(counts(&queue)),
+        // Somebody else declared it in between: it exists now, as it is.
+        Err(error) if is_different(&error) => {
+            find_queue(connection, name).await?.ok_or_else(|| Error::unavailable(format!("'{name}' came and went")))
         }
         Err(error) => Err(Error::unavailable(error)),
     }

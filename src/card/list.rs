@@ -117,10 +117,10 @@ pub async fn list(conn: &mut AsyncPgConnection, listing: &Listing) -> Result<Pag
         (Some(_), Way::ByOrder) => None,
         _ => Some(store::count_up_to(conn, listing, way, MAX_DEPTH + 1).await?).filter(|counted| *counted <= MAX_DEPTH),
     };
-    let total = match (counted, &listing.from) {
-        (Some(counted), _) => counted,
-        (None, From::Offset(offset)) => store::estimate(conn, listing).await?.max(offset + cards.len() as u64 + u64::from(has_next)),
-        (None, From::After(_)) => store::estimate(conn, listing).await?.max(cards.len() as u64 + u64::from(has_next)),
+    let before = if let From::Offset(offset) = listing.from { offset } else { 0 };
+    let total = match counted {
+        Some(counted) => counted,
+        None => store::estimate(conn, listing).await?.max(before + cards.len() as u64 + u64::from(has_next)),
     };
     let total_is_estimate = counted.is_none();
     let next = cards.last().filter(|_| has_next).map(|last| Position::of(last, listing.order.by));
