@@ -12,7 +12,7 @@ use crate::push_tokens::PushToken;
 use crate::users;
 
 /// An account as it is taken over.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DjangoUser {
     pub id: Uuid,
     pub email: EmailAddress,

@@ -16,13 +16,13 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::infra::backoff::Delays;
 use crate::infra::cache::Cache;
-use crate::infra::db::Tx;
 use crate::infra::fail_point;
 use crate::infra::mailer;
 use crate::infra::one_time_token::{self, Token};
 use crate::infra::outbox::{self, Lane, Row};
 use crate::infra::smtp::{SendError, Smtp};
 use crate::infra::status::PartState;
+use crate::infra::transaction::Tx;
 
 /// Well within the 500 ms in which what the outbox holds must leave.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);

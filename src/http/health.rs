@@ -167,10 +167,10 @@ pub async fn get_health(app: State, role: actix_web::web::Data<Role>, asked: Ask
 
 /// Asks what this role needs, and reads what the parts last said.
 pub async fn look(app: &App, role: Role, asked: Asked) -> HealthData {
-    let (database, cache) = tokio::join!(app.db.ping(), app.cache.ping());
+    let (database, cache) = tokio::join!(app.db.answers(), app.cache.ping());
     let status = |well| if well { CheckStatus::Healthy } else { CheckStatus::Unhealthy };
     let checks = Checks {
-        database: status(database.is_ok()),
+        database: status(database),
         cache: status(cache.is_ok()),
         broker: if role.has_worker() { status(app.status.broker_connected()) } else { CheckStatus::Unused },
     };
@@ -237,7 +237,7 @@ pub async fn get_liveness() -> HttpResponse {
 pub async fn get_readiness(app: State, role: actix_web::web::Data<Role>) -> HttpResponse {
     let refusal = if app.status.stopping() {
         Some("stopping")
-    } else if !matches!(app.db.schema_is_current().await, Ok(true)) {
+    } else if !app.db.answers_with_our_schema().await {
         Some("the database does not answer, or its schema is older than this version")
     } else if **role == Role::Worker && !app.status.broker_connected() {
         Some("not connected to RabbitMQ")

@@ -25,8 +25,9 @@ use super::idempotency_store::{self as store, Key};
 use crate::app::App;
 use crate::error::{Code, Error, Result};
 use crate::infra::cause::Cause;
-use crate::infra::db::{Connection, Tx};
+use crate::infra::db::Connection;
 use crate::infra::fail_point;
+use crate::infra::transaction::Tx;
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -73,11 +74,11 @@ pub enum Answer<R> {
 }
 
 /// One look at a key, in a transaction.
-enum Attempt<T, W> {
+enum Attempt<T> {
     Done(T),
     Stored(StoredAnswer),
-    /// Another request with this key runs; the work comes back undone.
-    Busy(W),
+    /// Another request with this key runs.
+    Busy,
 }
 
 impl Idempotency {
@@ -93,7 +94,7 @@ impl Idempotency {
     pub async fn write<R, F>(&self, app: &App, cause: Cause, run: F) -> Result<Answer<R>>
     where
         R: Storable + Send + 'static,
-        F: for<'c> FnOnce(&'c mut Tx, &'c Cause) -> BoxFuture<'c, Result<R>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Tx, &'c Cause) -> BoxFuture<'c, Result<R>> + Clone + Send + 'static,
     {
         self.write_as(app, cause, run, R::stored).await
     }
@@ -102,24 +103,24 @@ impl Idempotency {
     pub async fn write_as<T, F, S>(&self, app: &App, cause: Cause, run: F, stored: S) -> Result<Answer<T>>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut Tx, &'c Cause) -> BoxFuture<'c, Result<T>> + Send + 'static,
-        S: FnOnce(&T) -> Result<StoredAnswer> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Tx, &'c Cause) -> BoxFuture<'c, Result<T>> + Clone + Send + 'static,
+        S: FnOnce(&T) -> Result<StoredAnswer> + Clone + Send + 'static,
     {
         let Some(key) = self.key(app, &cause) else {
             let writing = app.db.write(move |tx| async move { run(tx, &cause).await }.boxed());
             return writing.await.map(Answer::Fresh);
         };
         let deadline = Instant::now() + WAIT;
-        let mut work = (run, stored, cause);
+        let work = (run, stored, cause);
         loop {
-            let key = key.clone();
+            let (key, work) = (key.clone(), work.clone());
             match app.db.write(move |tx| attempt(tx, key, work).boxed()).await? {
                 Attempt::Done(done) => {
                     fail_point::reach("answer-committed").await?;
                     return Ok(Answer::Fresh(done));
                 }
                 Attempt::Stored(answer) => return Ok(Answer::Replayed(answer)),
-                Attempt::Busy(undone) => work = undone,
+                Attempt::Busy => {}
             }
             if Instant::now() >= deadline {
                 let busy = Error::new(Code::RequestInProgress, "The same request is being worked on; please ask again.");
@@ -158,14 +159,14 @@ pub async fn erase(conn: &mut Connection, user_id: Uuid) -> Result<()> {
     Ok(())
 }
 
-async fn attempt<T, F, S>(tx: &mut Tx, key: Key, work: (F, S, Cause)) -> Result<Attempt<T, (F, S, Cause)>>
+async fn attempt<T, F, S>(tx: &mut Tx, key: Key, work: (F, S, Cause)) -> Result<Attempt<T>>
 where
     F: for<'c> FnOnce(&'c mut Tx, &'c Cause) -> BoxFuture<'c, Result<T>> + Send,
     S: FnOnce(&T) -> Result<StoredAnswer> + Send,
     T: Send,
 {
     if !store::try_lock(tx, &key).await? {
-        return Ok(Attempt::Busy(work));
+        return Ok(Attempt::Busy);
     }
     fail_point::reach("key-locked").await?;
     let (run, stored, cause) = work;

@@ -5,7 +5,8 @@ use uuid::Uuid;
 
 use super::store::{self, Kept};
 use crate::error::Result;
-use crate::infra::db::{Connection, Tx};
+use crate::infra::db::Connection;
+use crate::infra::transaction::Tx;
 
 /// Which dead letters.
 #[derive(Clone, Debug, Default)]

@@ -15,6 +15,7 @@ use crate::infra::cause::{Actor, Cause};
 use crate::infra::outbox::NewMessage;
 
 /// What follows from a message.
+#[derive(Clone)]
 pub struct Verdict {
     /// What is handed on; the entry counts once it is confirmed.
     pub outgoing: Option<Outgoing>,

@@ -21,12 +21,12 @@ use crate::config::{Config, RegistrationPrivacy};
 use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
-use crate::infra::db::Tx;
 use crate::infra::even_time;
 use crate::infra::keys::ServerKeys;
 use crate::infra::mailer::{self, Template};
 use crate::infra::password_hash::{Fit, MAX_BYTES};
 use crate::infra::throttle;
+use crate::infra::transaction::Tx;
 use crate::passwords::{self, Password};
 
 const ACCOUNT_LIMIT: &str = "LOGIN_ACCOUNT";
@@ -40,7 +40,7 @@ const FAILURES_WINDOW: Duration = Duration::from_secs(86_400);
 const KNOWN_FOR: TimeDelta = TimeDelta::days(30);
 
 /// Somebody who knew the password.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Verified {
     card: Card,
     /// What was counted, to be forgotten now that it was right.
@@ -50,6 +50,7 @@ pub struct Verified {
 }
 
 /// Whom an attempt is about.
+#[derive(Clone)]
 struct Attempt {
     email_key: String,
     /// An account is limited per address it is tried from, so that nobody can lock its owner out from elsewhere.

@@ -11,17 +11,17 @@ use crate::config::{Config, RegistrationPrivacy};
 use crate::error::{Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
-use crate::infra::db::Tx;
 use crate::infra::events::{self, Event, EventType};
 use crate::infra::keys::ServerKeys;
 use crate::infra::mailer::{self, Template};
 use crate::infra::throttle;
+use crate::infra::transaction::Tx;
 use crate::push_tokens::PushToken;
 use crate::sessions::{self, Lifetime, Opened};
 use crate::{addresses, passwords, preferences, push_tokens};
 
 /// A registration that was checked, its password hashed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Registration {
     pub name: String,
     pub email: EmailAddress,

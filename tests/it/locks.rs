@@ -1,11 +1,8 @@
 //! Who changes what belongs to a user holds the user's row first: so no two changes wait for each other.
 
-use std::pin::Pin;
-
 use serde_json::json;
 use user_service::infra::one_time_token::Purpose;
 
-use crate::support::client::Answer;
 use crate::support::{FULL_SERVICE_KEY, PASSWORD, TestApp};
 
 /// Where the rows are that belong to a user.
@@ -22,16 +19,6 @@ async fn held_rows(app: &TestApp, user_id: &str) -> Vec<&'static str> {
         }
     }
     held
-}
-
-/// Until the request waits for a lock; or its answer, if it does not.
-async fn until_it_waits(app: &TestApp, request: Pin<&mut impl Future<Output = Answer>>) -> Option<Answer> {
-    const WAITING: &str = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let waits = async { while app.count(WAITING).await == 0 {} };
-    tokio::select! {
-        answer = request => Some(answer),
-        () = waits => None,
-    }
 }
 
 /// Every request that changes rows of a user, by name: {email} and its like are filled in.
@@ -90,7 +77,7 @@ async fn a_change_waits_for_its_user_with_nothing_else_in_hand() {
         let held = app.hold(&format!("SELECT 1 FROM users WHERE id = '{}' FOR NO KEY UPDATE", user.id)).await;
         let body = (!body.is_empty()).then_some(body.as_str());
         let mut request = Box::pin(client.send(method, &path, body));
-        let early = until_it_waits(&app, request.as_mut()).await;
+        let early = app.until_it_waits(request.as_mut()).await;
         let in_hand = held_rows(&app, &user.id).await;
         if !in_hand.is_empty() {
             wrong.push(format!("{method} {path} waits for the user's row with these in hand: {in_hand:?}"));
@@ -123,7 +110,7 @@ async fn a_refresh_beside_a_change_of_password_goes_on_in_the_session_that_is_ke
     );
     let held = app.hold(&change).await;
     let mut request = Box::pin(app.client.post("/api/v1/auth/refresh/", json!({"refresh_token": signed_in["refresh_token"]})));
-    assert!(until_it_waits(&app, request.as_mut()).await.is_none(), "it did not wait");
+    assert!(app.until_it_waits(request.as_mut()).await.is_none(), "it did not wait");
     held.commit().await;
     assert_eq!(request.await.status, 200);
     app.stop().await.unwrap();

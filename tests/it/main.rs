@@ -36,4 +36,5 @@ mod sessions;
 mod stopping;
 mod throttles;
 mod traces;
+mod transactions;
 mod users_list;

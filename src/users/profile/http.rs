@@ -33,7 +33,7 @@ pub async fn get_profile(Me(card): Me) -> Result<Reply<UserBody>> {
 }
 
 /// What to change. The read-only fields of a profile may come back as they were, so that a client can send the whole.
-#[derive(Debug, Deserialize, JsonSchema, ApiComponent)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, ApiComponent)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateProfile {
     #[schemars(length(min = 1, max = 255))]
@@ -52,7 +52,7 @@ pub struct UpdateProfile {
 }
 
 /// As the profile shows them; they are changed at `/users/preferences`.
-#[derive(Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ApiComponent)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema, ApiComponent)]
 #[serde(deny_unknown_fields)]
 pub struct UnchangedPreferences {
     pub email: bool,

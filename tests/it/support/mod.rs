@@ -8,6 +8,7 @@ pub mod smtp;
 pub mod wait;
 
 use std::net::TcpListener;
+use std::pin::Pin;
 use std::time::Duration;
 
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl as _, SimpleAsyncConnection as _};
@@ -141,11 +142,32 @@ impl TestApp {
         conn.batch_execute(statement).await.unwrap();
     }
 
+    /// The name of this service's database.
+    pub fn database(&self) -> &str {
+        self.database_url.rsplit_once('/').unwrap().1
+    }
+
     /// Runs a query in a transaction that stays open, with what it locked, until it is released.
     pub async fn hold(&self, query: &str) -> Held {
         let mut conn = AsyncPgConnection::establish(&self.database_url).await.unwrap();
         conn.batch_execute(&format!("BEGIN; {query};")).await.unwrap();
         Held(conn)
+    }
+
+    /// Until the request waits for a lock; or its answer, if it does not.
+    pub async fn until_it_waits(&self, request: Pin<&mut impl Future<Output = client::Answer>>) -> Option<client::Answer> {
+        const WAITING: &str = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let waits = async { while self.count(WAITING).await == 0 {} };
+        tokio::select! {
+            answer = request => Some(answer),
+            () = waits => None,
+        }
+    }
+
+    /// Ends every connection of the service to its database; the next are made with what the database says by then.
+    pub async fn end_connections(&self) {
+        self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+            .await;
     }
 
     /// The one number that a query gives, named `n`.
@@ -223,6 +245,11 @@ pub fn users(count: u32) -> String {
 pub struct Held(AsyncPgConnection);
 
 impl Held {
+    /// Locks more.
+    pub async fn then(&mut self, query: &str) {
+        self.0.batch_execute(query).await.unwrap();
+    }
+
     pub async fn release(mut self) {
         self.0.batch_execute("ROLLBACK").await.unwrap();
     }

@@ -1,0 +1,60 @@
+//! Whether PostgreSQL answers, for probes: said within a second, and no single bad moment decides.
+
+use std::time::Duration;
+
+use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
+
+use super::db::Database;
+use super::migrations;
+use super::postgres::Server;
+use crate::error::Result;
+
+/// For all looks of one question. What a look began goes on behind it, within its own deadlines.
+const DEADLINE: Duration = Duration::from_millis(900);
+
+impl Database {
+    /// Whether PostgreSQL answers.
+    pub async fn ping(&self) -> Result<()> {
+        self.read(|conn| Box::pin(async move { Ok(conn.batch_execute("SELECT 1").await?) })).await
+    }
+
+    /// Whether PostgreSQL answers, by two looks out of three, or by the first if that was good.
+    pub async fn answers(&self) -> bool {
+        self.two_of_three(|db| async move { db.ping().await.map(|()| true) }).await
+    }
+
+    /// The same, with every migration of this binary applied.
+    pub async fn answers_with_our_schema(&self) -> bool {
+        self.two_of_three(|db| async move { db.schema_is_current().await }).await
+    }
+
+    async fn two_of_three<F>(&self, look: impl Fn(Self) -> F) -> bool
+    where
+        F: Future<Output = Result<bool>> + Send + 'static,
+    {
+        let looking = async {
+            // A task: whoever stops waiting for it does not leave a query behind on a connection of the pool.
+            let look = async || matches!(self.runtime.spawn(look(self.clone())).await, Ok(Ok(true)));
+            look().await || (look().await && look().await)
+        };
+        tokio::time::timeout(DEADLINE, looking).await.unwrap_or(false)
+    }
+
+    /// Whether every migration of this binary is applied.
+    pub async fn schema_is_current(&self) -> Result<bool> {
+        #[derive(diesel::QueryableByName)]
+        struct Found {
+            #[diesel(sql_type = diesel::sql_types::Bool)]
+            found: bool,
+        }
+        let newest = diesel::sql_query("SELECT EXISTS (SELECT FROM __diesel_schema_migrations WHERE version = $1) AS found")
+            .bind::<diesel::sql_types::Text, _>(migrations::newest());
+        self.read(|conn| Box::pin(async move { Ok(newest.get_result::<Found>(conn).await?.found) })).await
+    }
+
+    pub async fn server(&self) -> Result<Server> {
+        const SERVER: &str = "SELECT current_setting('server_version') AS version, clock_timestamp() AS now,
+            current_setting('lc_messages') AS lc_messages";
+        self.read(|conn| Box::pin(async move { Ok(diesel::sql_query(SERVER).get_result(conn).await?) })).await
+    }
+}
