@@ -37,18 +37,20 @@ const MAIL_RETRIES: [TimeDelta; 5] =
 
 /// Relays one lane until `stop`; `name` is the part's, under which health tells when what it needs is down.
 pub async fn relay(app: &App, name: &str, sender: Sender, stop: &CancellationToken) -> Result<()> {
-    let mut delays = Delays::default();
+    let (mut delays, mut limit) = (Delays::default(), sender.batch());
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
             _waited = app.worker_db.ready() => {}
         }
-        let relayed = relay_batch(app, &sender).await?;
+        let relayed = relay_batch(app, &sender, limit).await?;
+        // After a failure one tries for all.
+        limit = if relayed.failed { 1 } else { sender.batch() };
         app.status.set_part(name, if relayed.failed { PartState::Waiting } else { PartState::Running });
         let pause = match relayed {
-            // A full batch means that more is waiting.
-            Relayed { taken, failed: false } if taken as i64 == sender.batch() => Duration::ZERO,
+            // More may be waiting.
+            Relayed { full: true, failed: false } => Duration::ZERO,
             Relayed { failed: false, .. } => {
                 delays.reset();
                 POLL_INTERVAL
@@ -65,7 +67,8 @@ pub async fn relay(app: &App, name: &str, sender: Sender, stop: &CancellationTok
 
 /// What became of a batch.
 struct Relayed {
-    taken: usize,
+    /// As many as it may be.
+    full: bool,
     failed: bool,
 }
 
@@ -143,20 +146,20 @@ impl From<Result<(), PublishError>> for Sent {
 }
 
 /// The rows stay locked until they are marked, so that no other relay sends them too.
-async fn relay_batch(app: &App, sender: &Sender) -> Result<Relayed> {
+async fn relay_batch(app: &App, sender: &Sender, limit: i64) -> Result<Relayed> {
     let (sender, now, app) = (sender.clone(), app.clock.now(), app.clone());
     let worker_db = app.worker_db.clone();
     let relaying = worker_db.write(move |tx| {
         async move {
-            let rows = outbox::list_due(tx, sender.lane(), now, sender.batch()).await?;
-            let taken = rows.len();
+            let rows = outbox::list_due(tx, sender.lane(), now, limit).await?;
+            let full = rows.len() as i64 == limit;
             let rows = make_ready(tx, &app, rows, sender.lane().as_str(), now).await?;
             let results = sender.send(&rows).await;
             if !rows.is_empty() {
                 fail_point::reach("outbox-confirmed").await?;
             }
             let failed = settle(tx, &sender, &rows, results, now).await?;
-            Ok(Relayed { taken, failed })
+            Ok(Relayed { full, failed })
         }
         .boxed()
     });

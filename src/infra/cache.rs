@@ -6,18 +6,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use deadpool::managed::{Manager, Metrics, Pool, RecycleResult};
-use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{self, AsyncConnectionConfig, Client, RedisError, Script};
-use secrecy::{ExposeSecret as _, SecretString};
-use tokio::runtime::Handle;
+use deadpool_redis::redis::{self, Script};
+use secrecy::SecretString;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-const OPERATION_TIMEOUT: Duration = Duration::from_millis(100);
-const BYPASS: Duration = Duration::from_secs(2);
+pub use super::redis_connection::CacheError;
+use super::redis_connection::RedisConnection;
 
 /// How long the watermark of a forgotten entry stays: longer than any reader may hold an old version.
 const WATERMARK_SECONDS: u64 = 120;
@@ -60,28 +55,12 @@ pub struct Counter {
     pub ttl: Duration,
 }
 
-/// Redis was not asked, or did not answer well.
-#[derive(Debug, thiserror::Error)]
-pub enum CacheError {
-    #[error("redis is left alone for a moment after a failure")]
-    Bypassed,
-    #[error("redis did not answer within {OPERATION_TIMEOUT:?}")]
-    Slow,
-    #[error("redis: {0}")]
-    Redis(#[from] RedisError),
-    #[error("redis pool: {0}")]
-    Pool(String),
-}
-
-/// A connection to Redis under one key prefix, made anew after a failure. Clones share it.
+/// What is kept in Redis under one key prefix. Clones share the connection.
 #[derive(Clone)]
 pub struct Cache {
-    pool: Pool<RedisManager>,
+    redis: RedisConnection,
     put: Arc<Script>,
     prefix: Arc<str>,
-    started: Instant,
-    /// Milliseconds after `started` until which Redis is not asked.
-    bypass_until: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Cache {
@@ -91,21 +70,15 @@ impl std::fmt::Debug for Cache {
 }
 
 impl Cache {
-    /// A pool that connects on demand, on the current runtime.
+    /// Connects on demand, on the current runtime.
     pub fn new(url: &SecretString, prefix: &str) -> crate::error::Result<Self> {
-        let client = Client::open(url.expose_secret()).map_err(crate::error::Error::internal)?;
-        Ok(Self {
-            pool: pool(client, Handle::current())?,
-            put: Arc::new(Script::new(PUT_IF_NEWER)),
-            prefix: prefix.into(),
-            started: Instant::now(),
-            bypass_until: Arc::default(),
-        })
+        let redis = RedisConnection::new(url, &format!("{prefix}:v1:probe"))?;
+        Ok(Self { redis, put: Arc::new(Script::new(PUT_IF_NEWER)), prefix: prefix.into() })
     }
 
-    /// The same over a connection of the current runtime's own: a request that is served on its thread wakes no other one.
+    /// The same over a connection of the current runtime's own.
     pub fn on_this_runtime(&self) -> crate::error::Result<Self> {
-        Ok(Self { pool: pool(self.pool.manager().client.clone(), Handle::current())?, ..self.clone() })
+        Ok(Self { redis: self.redis.on_this_runtime()?, ..self.clone() })
     }
 
     /// The values of `keys`, in order; `None` where there is none, or one that cannot be read.
@@ -114,7 +87,7 @@ impl Cache {
             return Ok(Vec::new());
         }
         let command = self.get_command(keys);
-        let found = self.run(async |connection| command.query_async(connection).await).await?;
+        let found = self.redis.run(async |connection| command.query_async(connection).await).await?;
         Ok(read_values(found))
     }
 
@@ -123,7 +96,7 @@ impl Cache {
         let mut both = redis::pipe();
         both.add_command(self.get_command(keys));
         self.count_into(&mut both, counter);
-        let (found, counted) = self.run(async |connection| both.query_async(connection).await).await?;
+        let (found, counted) = self.redis.run(async |connection| both.query_async(connection).await).await?;
         Ok((read_values(found), counted))
     }
 
@@ -131,7 +104,7 @@ impl Cache {
     pub async fn count(&self, counter: &Counter) -> Result<u64, CacheError> {
         let mut counting = redis::pipe();
         self.count_into(&mut counting, counter);
-        let (counted,): (u64,) = self.run(async |connection| counting.query_async(connection).await).await?;
+        let (counted,): (u64,) = self.redis.run(async |connection| counting.query_async(connection).await).await?;
         Ok(counted)
     }
 
@@ -140,7 +113,7 @@ impl Cache {
         let (key, mut taking_back) = (self.full(&counter.key), redis::pipe());
         // A window that has just ended must not come back for ever.
         taking_back.cmd("DECR").arg(&key).ignore().cmd("EXPIRE").arg(&key).arg(counter.ttl.as_secs().max(1)).ignore();
-        let _ = self.run(async |connection| taking_back.exec_async(connection).await).await;
+        let _ = self.redis.run(async |connection| taking_back.exec_async(connection).await).await;
     }
 
     fn get_command(&self, keys: &[String]) -> redis::Cmd {
@@ -181,59 +154,22 @@ impl Cache {
         for (key, ttl_seconds, value) in entries {
             call.key(self.full(key)).arg(ttl_seconds).arg(value);
         }
-        self.run(async |connection| call.invoke_async::<i64>(connection).await).await.map(drop)
+        self.redis.run(async |connection| call.invoke_async::<i64>(connection).await).await.map(drop)
     }
 
-    /// Whether Redis answers, however it has behaved before.
+    /// Whether Redis is used: not for a moment after a failure.
     pub async fn ping(&self) -> Result<(), CacheError> {
-        self.attempt(async |connection| redis::cmd("PING").query_async::<()>(connection).await).await
+        self.redis.run(async |connection| redis::cmd("PING").query_async::<()>(connection).await).await
     }
 
-    /// What Redis says of itself, as `name:value` lines.
+    /// What Redis says of itself, as `name:value` lines, however it has behaved before.
     pub async fn info(&self) -> Result<String, CacheError> {
-        self.attempt(async |connection| redis::cmd("INFO").query_async::<String>(connection).await).await
+        self.redis.attempt(async |connection| redis::cmd("INFO").query_async::<String>(connection).await).await
     }
 
     fn full(&self, key: &str) -> String {
         format!("{}:v1:{key}", self.prefix)
     }
-
-    async fn run<T>(&self, call: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>) -> Result<T, CacheError> {
-        if (self.started.elapsed().as_millis() as u64) < self.bypass_until.load(Ordering::Relaxed) {
-            return Err(CacheError::Bypassed);
-        }
-        let result = self.attempt(call).await;
-        // A refusal too (a full Redis refuses writes): what it cannot be told to forget must not be read from it.
-        if let Err(error) = &result {
-            let until = self.started.elapsed() + BYPASS;
-            self.bypass_until.store(until.as_millis() as u64, Ordering::Relaxed);
-            metrics::counter!("cache_failures_total").increment(1);
-            tracing::warn!(%error, "Redis failed; it is bypassed for {BYPASS:?}");
-        }
-        result
-    }
-
-    async fn attempt<T>(&self, call: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>) -> Result<T, CacheError> {
-        // The place in the pool is given back at once: many requests share the connection, and travel together.
-        let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, self.pool.get())
-            .await
-            .map_err(|_elapsed| CacheError::Slow)?
-            .map_err(|error| CacheError::Pool(error.to_string()))?
-            .clone();
-        let result = match tokio::time::timeout(OPERATION_TIMEOUT, call(&mut connection)).await {
-            Ok(result) => result.map_err(CacheError::Redis),
-            Err(_elapsed) => Err(CacheError::Slow),
-        };
-        if result.is_err() {
-            self.pool.retain(|_, _| false);
-        }
-        result
-    }
-}
-
-fn pool(client: Client, runtime: Handle) -> crate::error::Result<Pool<RedisManager>> {
-    // One, which all requests of a runtime share: two would carry half as many each.
-    Pool::builder(RedisManager { client, runtime }).max_size(1).build().map_err(crate::error::Error::internal)
 }
 
 fn read_values(found: Vec<Option<Vec<u8>>>) -> Vec<Option<(i64, String)>> {
@@ -244,30 +180,6 @@ fn read_value(bytes: &[u8]) -> Option<(i64, String)> {
     let (version, payload) = std::str::from_utf8(bytes).ok()?.split_once('|')?;
     (!payload.is_empty()).then_some(())?;
     Some((version.parse().ok()?, payload.to_owned()))
-}
-
-/// deadpool-redis' own manager would tie each connection to the actix worker that first asked for it.
-struct RedisManager {
-    client: Client,
-    runtime: Handle,
-}
-
-impl Manager for RedisManager {
-    type Type = MultiplexedConnection;
-    type Error = RedisError;
-
-    async fn create(&self) -> Result<Self::Type, Self::Error> {
-        let client = self.client.clone();
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(Some(OPERATION_TIMEOUT));
-        let connecting = self.runtime.spawn(async move { client.get_multiplexed_async_connection_with_config(&config).await });
-        connecting.await.map_err(|error| RedisError::from(std::io::Error::other(error)))?
-    }
-
-    /// No PING: it would double every look-up, and a broken connection is dropped where it fails.
-    async fn recycle(&self, _connection: &mut Self::Type, _metrics: &Metrics) -> RecycleResult<Self::Error> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

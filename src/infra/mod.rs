@@ -32,6 +32,7 @@ pub mod postgres;
 pub mod prepared;
 pub mod rate_limit;
 pub mod reconnect;
+pub mod redis_connection;
 pub mod schema;
 pub mod signing_keys;
 pub mod smtp;

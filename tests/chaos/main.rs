@@ -14,6 +14,7 @@ mod alone {
 }
 mod beside {
     mod backlog;
+    mod cache_refuses;
     mod crash_points;
     mod degradation;
     mod flaws;

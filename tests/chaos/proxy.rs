@@ -31,6 +31,7 @@ pub struct FaultProxy {
     pub address: SocketAddr,
     fault: watch::Sender<Fault>,
     open: Arc<AtomicUsize>,
+    accepted: Arc<AtomicUsize>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -41,7 +42,8 @@ impl FaultProxy {
         let (address, target) = (listener.local_addr().unwrap(), target.to_owned());
         let (fault, seen) = watch::channel(Fault::None);
         let open = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&open);
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (counted, ever) = (Arc::clone(&open), Arc::clone(&accepted));
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -49,13 +51,14 @@ impl FaultProxy {
                     accepted = listener.accept() => {
                         let Ok((client, _)) = accepted else { return };
                         counted.fetch_add(1, Ordering::Relaxed);
+                        ever.fetch_add(1, Ordering::Relaxed);
                         connections.spawn(carry(client, target.clone(), seen.clone()));
                     }
                     Some(_) = connections.join_next() => { counted.fetch_sub(1, Ordering::Relaxed); }
                 }
             }
         });
-        Self { address, fault, open, accepting }
+        Self { address, fault, open, accepted, accepting }
     }
 
     pub fn set(&self, fault: Fault) {
@@ -65,6 +68,11 @@ impl FaultProxy {
     /// Connections that stand.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were ever asked for.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// The same address, through here.

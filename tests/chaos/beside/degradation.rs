@@ -4,18 +4,19 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use user_service::config::Role;
+use user_service::config::{self, MailTransport, Role};
 use user_service::infra::one_time_token::Purpose;
 use uuid::Uuid;
 
 use crate::only_on_a_set_of_its_own;
 use crate::proxy::{Fault, FaultProxy};
 use crate::support::client::{Answer, TestUser};
+use crate::support::smtp::{MailServer, Mood};
 use crate::support::wait::within;
 use crate::support::{Client, FULL_SERVICE_KEY, PASSWORD, Services, TestApp};
 
-/// What a function answers when it can, without PostgreSQL, and without Redis. Without RabbitMQ each answers as ever: what it would
-/// say there waits in the outbox.
+/// What a function answers when it can, without PostgreSQL, and without Redis. Without RabbitMQ or the mail server each answers as ever:
+/// what it would say there waits in the outbox.
 struct Row {
     name: &'static str,
     well: u16,
@@ -63,6 +64,8 @@ struct Edge {
     database: FaultProxy,
     cache: FaultProxy,
     broker: FaultProxy,
+    mail: FaultProxy,
+    mails: MailServer,
 }
 
 impl Edge {
@@ -75,6 +78,9 @@ impl Edge {
         };
         let (database, cache) = (proxy(&services.database_url).await, proxy(&services.redis_url).await);
         let broker = proxy(&services.rabbitmq_url).await;
+        let mails = MailServer::start(Mood::Accept).await;
+        let mail = FaultProxy::start(&mails.address.to_string()).await;
+        let smtp = config::Smtp { url: format!("smtp://{}", mail.address).into(), from: "App <app@example.com>".to_owned() };
         let (redis_url, broker_url) = (cache.url(&services.redis_url), broker.url(&services.rabbitmq_url));
         let through = database.address.port();
         let app = TestApp::start_with(Role::Both, |config| {
@@ -83,9 +89,10 @@ impl Edge {
             let mut url = url::Url::parse(secrecy::ExposeSecret::expose_secret(&config.database.url)).unwrap();
             url.set_port(Some(through)).unwrap();
             config.database.url = String::from(url).into();
+            config.mail.transport = MailTransport::Smtp(smtp);
         })
         .await;
-        Self { app, database, cache, broker }
+        Self { app, database, cache, broker, mail, mails }
     }
 
     /// The table, with people and links of its own, so that what one function does is no other's business.
@@ -98,8 +105,11 @@ impl Edge {
         let (as_careful, as_mover, as_ender) = (client.as_user(&careful), client.as_user(&mover), client.as_user(&ender));
         let (as_reader, as_writer) = (client.as_user(&reader), client.as_user(&writer));
         let service = client.with("x-internal-api-key", FULL_SERVICE_KEY);
-        let login = client.post("/api/v1/auth/login/", json!({"email": asker.email, "password": PASSWORD})).await;
-        let (refresh, cold) = (login.data()["refresh_token"].clone(), login.data()["access_token"].as_str().unwrap().to_owned());
+        let login =
+            async |user: &TestUser| client.post("/api/v1/auth/login/", json!({"email": user.email, "password": PASSWORD})).await.data();
+        // Of two users: a refresh token that comes again after its grace ends its session.
+        let (refresh, cold) = (login(&asker).await["refresh_token"].clone(), login(&reader).await["access_token"].clone());
+        let cold = cold.as_str().unwrap();
         let link = app.newest_link(&asker.id, Purpose::EmailVerification).await;
         assert_eq!(client.post("/api/v1/auth/password-reset/", json!({"email": forgetful.email})).await.status, 200);
         let reset = app.newest_link(&forgetful.id, Purpose::PasswordReset).await;
@@ -142,7 +152,7 @@ impl Edge {
             row("read the profile", 200, 200, 200, &as_reader, "GET", "/users/profile/", None),
             row("read preferences", 200, 200, 200, &as_reader, "GET", "/users/preferences/", None),
             row("read a contact", 200, 200, 200, &service, "GET", &contact, None),
-            row("a session not seen before", 200, 503, 200, &client.bearer(&cold), "GET", "/users/profile/", None),
+            row("a session not seen before", 200, 503, 200, &client.bearer(cold), "GET", "/users/profile/", None),
             row("change the profile", 200, 503, 200, &as_writer, "PATCH", "/users/profile/", Some(json!({"name": "Grace"}))),
             row("change preferences", 200, 503, 200, &as_writer, "PATCH", "/users/preferences/", Some(json!({"email": false}))),
             row("sign out", 200, 503, 200, &client.as_user(&leaver), "POST", "/auth/logout/", None),
@@ -195,26 +205,22 @@ impl Edge {
                     } else {
                         done += 1;
                     }
-                    assert!(took <= weather.patience(), "{at}");
+                    let patience = if row.ask.path.starts_with("/health") { PROBE_PATIENCE } else { weather.patience() };
+                    assert!(took <= patience, "{at}");
                 }
-                if weather != Weather::Flapping || began.elapsed() > 3 * FLAP {
+                if weather != Weather::Flapping || began.elapsed() > 3 * FLAP + FLAP / 2 {
                     break;
                 }
             }
         };
-        let flapping = async {
-            let mut turn = tokio::time::interval(FLAP / 2);
-            loop {
-                turn.tick().await;
-                proxy.set(Fault::Reset);
-                turn.tick().await;
-                proxy.set(Fault::None);
-            }
-        };
         if weather == Weather::Flapping {
-            tokio::select! { () = asking => {}, () = flapping => {} }
+            tokio::select! { () = asking => {}, () = flap(dependency, proxy) => {} }
         } else {
             asking.await;
+        }
+        if weather == Weather::Down && dependency != "database" {
+            let degraded = async || self.app.client.get("/health").await.json()["status"] == "degraded";
+            within(Duration::from_secs(10), "health says that something is down", degraded).await;
         }
         proxy.set(Fault::None);
         // Otherwise nothing was tested: it must have been away, and there again.
@@ -224,7 +230,8 @@ impl Edge {
         let served = async || self.app.app.cache.get_many(&["nothing".to_owned()]).await.is_ok();
         within(Duration::from_secs(10), "the cache is used again", served).await;
         if (dependency, weather) == ("database", Weather::Flapping) {
-            return self.expect_single_effects(&rows).await;
+            self.expect_single_effects(&rows).await;
+            return self.expect_mail_to(&rows[0]).await;
         }
         for row in &rows {
             // What was refused was not done, not even by half: it can be done now.
@@ -233,10 +240,34 @@ impl Edge {
                 assert_eq!(answer.status, row.well, "{} after the {dependency} was {weather:?}: {}", row.name, answer.text);
             }
         }
+        self.expect_mail_to(&rows[0]).await;
+    }
+}
+
+/// Away and back, again and again; while it is away it is not asked for a connection more than once a second.
+async fn flap(dependency: &str, proxy: &FaultProxy) {
+    loop {
+        proxy.set(Fault::Reset);
+        // What was in hand is tried again at once.
+        tokio::time::sleep(FLAP / 6).await;
+        let (since, connected) = (Instant::now(), proxy.accepted());
+        tokio::time::sleep(FLAP - FLAP / 6).await;
+        let (attempts, away) = (proxy.accepted() - connected, since.elapsed());
+        println!("degradation: {attempts} attempts to connect to the {dependency} in {away:.1?}");
+        assert!(attempts as f64 <= 2.0 + away.as_secs_f64(), "{dependency}: {attempts} attempts to connect in {away:.1?}");
+        proxy.set(Fault::None);
+        tokio::time::sleep(FLAP).await;
     }
 }
 
 impl Edge {
+    /// Whoever registered, whatever was the matter, is sent the link.
+    async fn expect_mail_to(&self, register: &Row) {
+        let email = register.ask.body.as_ref().unwrap()["email"].as_str().unwrap();
+        let arrived = async || self.mails.mails().iter().any(|mail| mail.recipients.iter().any(|recipient| recipient.contains(email)));
+        within(Duration::from_secs(60), "the mail arrives", arrived).await;
+    }
+
     /// What was asked for again and again was done once.
     async fn expect_single_effects(&self, rows: &[Row]) {
         for row in rows.iter().filter(|row| ["register", "change under a key"].contains(&row.name)) {
@@ -254,6 +285,9 @@ impl Edge {
 /// Links and tokens work once, a name is taken once, a password is the old one once: the second time is refused in order.
 const ONCE: [&str; 7] = ["register", "verify", "refresh", "sign out", "set a new password", "change the password", "leave"];
 
+/// Within which probes answer, whatever is the matter.
+const PROBE_PATIENCE: Duration = Duration::from_millis(1_000);
+
 /// From one fault to the next.
 const FLAP: Duration = Duration::from_secs(3);
 
@@ -264,7 +298,8 @@ async fn every_function_degrades_as_its_row_says_whatever_is_down_slow_or_flappi
         edge.weather("database", &edge.database, weather).await;
         edge.weather("cache", &edge.cache, weather).await;
         edge.weather("broker", &edge.broker, weather).await;
-        println!("degradation: 26 functions x 3 dependencies, {weather:?}");
+        edge.weather("mail server", &edge.mail, weather).await;
+        println!("degradation: 26 functions x 4 dependencies, {weather:?}");
     }
     // Both at once: nobody is told that his session ended, and the process lives.
     let user = edge.app.client.register("Ada").await;
