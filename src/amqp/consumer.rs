@@ -34,8 +34,11 @@ const MAX_BATCH: usize = 256;
 const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Counts in a row by which we should have been given something, or are no consumer of the queue.
-const DEAF_AFTER: u32 = 2;
+/// Counts in a row without a message, after which a subscription is taken anew.
+const RENEW_AFTER: u32 = 6;
+
+/// The same where the queue has messages, or does not know us.
+const RENEW_EARLY_AFTER: u32 = 2;
 
 /// Batches that are settled at a time.
 const MAX_IN_FLIGHT: usize = 2;
@@ -53,16 +56,23 @@ pub trait Consumer: Send + Sync {
 pub async fn consume(config: &config::Broker, consumer: &impl Consumer, status: &Status, stop: &CancellationToken) -> Result<()> {
     let connection = broker::connect(config, "consumer").await?;
     let connected = Connected(status);
-    let subscription = tokio::select! {
-        subscription = Subscription::open(&connection, config, status) => subscription?,
-        () = stop.cancelled() => {
-            broker::close(None, &connection).await;
-            return Ok(());
+    let consuming = async {
+        loop {
+            let subscription = tokio::select! {
+                subscription = Subscription::open(&connection, config, status) => subscription?,
+                () = stop.cancelled() => return Ok(()),
+            };
+            if !status.broker_connected() {
+                tracing::info!(queue = config.push_queue, prefetch = config.prefetch, "consuming");
+                status.set_broker_connected(true);
+            }
+            match subscription.run(config, consumer, status, stop).await? {
+                Ended::Stopped => return Ok(()),
+                Ended::Quiet => tracing::debug!("nothing came for a while: the subscription is taken anew"),
+            }
         }
     };
-    status.set_broker_connected(true);
-    tracing::info!(queue = config.push_queue, prefetch = config.prefetch, "consuming");
-    let result = subscription.run(config, consumer, status, stop).await;
+    let result = consuming.await;
     drop(connected);
     broker::close(None, &connection).await;
     result
@@ -76,6 +86,14 @@ impl Drop for Connected<'_> {
         self.0.set_broker_connected(false);
         self.0.set_held(0);
     }
+}
+
+/// Why a subscription ended in order.
+enum Ended {
+    Stopped,
+    /// A queue that is deleted and at once made anew may take the subscription with it, and say nothing
+    /// (docs/decisions/quorum-queues.md): what hears nothing is not trusted for long.
+    Quiet,
 }
 
 struct Subscription {
@@ -99,7 +117,7 @@ impl Subscription {
         Ok(Self { channel, counting, deliveries })
     }
 
-    async fn run(self, config: &config::Broker, consumer: &impl Consumer, status: &Status, stop: &CancellationToken) -> Result<()> {
+    async fn run(self, config: &config::Broker, consumer: &impl Consumer, status: &Status, stop: &CancellationToken) -> Result<Ended> {
         let Self { channel, counting, mut deliveries } = self;
         let settler = Settler::new(&channel, consumer, status, stop);
         // While one awaits its confirms another is looked up.
@@ -107,24 +125,23 @@ impl Subscription {
         let mut in_flight = FuturesOrdered::new();
         let mut count = tokio::time::interval(COUNT_INTERVAL);
         count.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut deaf, mut received, listening) = (0, false, AtomicBool::new(false));
-        loop {
+        let (mut quiet, mut received, listening) = (0, false, AtomicBool::new(false));
+        let ended = loop {
             let takes_more = in_flight.len() < MAX_IN_FLIGHT && !settler.is_holding();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = stop.cancelled() => break Ended::Stopped,
                 // Before the deliveries, which are always ready under load.
                 _ = count.tick() => {
                     let counts = topology::count(&counting, &config.push_queue).await?;
-                    // A queue that is deleted and at once made anew may take the subscription with it and say nothing
-                    // (docs/decisions/quorum-queues.md).
-                    let waits_in_vain = counts.messages > 0 && listening.load(Ordering::Relaxed) && !received;
-                    (deaf, received) = (if counts.consumers == 0 || waits_in_vain { deaf + 1 } else { 0 }, false);
-                    if deaf == DEAF_AFTER {
-                        return Err(Error::unavailable("the queue has messages, and none comes"));
-                    }
+                    let heard_nothing = in_flight.is_empty() && listening.load(Ordering::Relaxed) && !received;
+                    (quiet, received) = (if heard_nothing { quiet + 1 } else { 0 }, false);
                     status.set_queue(&config.push_queue, counts);
                     status.set_queue(&config.deliver_queue, topology::count(&counting, &config.deliver_queue).await?);
+                    let is_odd = counts.messages > 0 || counts.consumers == 0;
+                    if quiet >= if is_odd { RENEW_EARLY_AFTER } else { RENEW_AFTER } {
+                        break Ended::Quiet;
+                    }
                 }
                 Some(settled) = in_flight.next() => settler.acknowledge(settled?).await?,
                 delivery = async {
@@ -147,9 +164,11 @@ impl Subscription {
                     }
                 }
             }
-        }
+        };
         settler.acknowledge_all(&mut in_flight).await?;
-        drain(&channel, &deliveries).await
+        drain(&channel, &deliveries).await?;
+        step(counting.close(200, "done".into())).await?;
+        Ok(ended)
     }
 }
 

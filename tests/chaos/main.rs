@@ -16,6 +16,7 @@ mod beside {
     mod backlog;
     mod cache_refuses;
     mod crash_points;
+    mod deaf;
     mod degradation;
     mod flaws;
     mod hang_ups;

@@ -189,7 +189,7 @@ async fn a_deleted_request_queue_is_made_again_and_consumed() {
     let app = TestApp::start().await;
     let (user, broker) = (app.client.register("Ada").await, app.broker().await);
     // The relay has seen to the topology by then. Where it does so only now, RabbitMQ may not tell the consumer
-    // (docs/decisions/quorum-queues.md), which then takes half a minute to notice.
+    // (docs/decisions/quorum-queues.md), which then takes up to a minute to notice.
     broker.mail("email_verification").await;
     broker.channel.queue_delete(broker.names.push_queue.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
     eventually("the consumer notices", async || app.app.status.parts()["consumer"].1 > 0).await;

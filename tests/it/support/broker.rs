@@ -66,16 +66,24 @@ impl TestBroker {
 
     /// A push request for a user, confirmed by the broker.
     pub async fn request_push(&self, user_id: &str, request_id: &str) {
+        assert!(self.try_request_push(user_id, request_id).await, "the broker did not take the request");
+    }
+
+    /// Whether there was a queue that took it.
+    pub async fn try_request_push(&self, user_id: &str, request_id: &str) -> bool {
         let body = json!({"notification_type": "push", "user_id": user_id, "template_code": "WELCOME", "variables": {"link": "https://x"}, "request_id": request_id});
-        self.publish(body.to_string().as_bytes(), BasicProperties::default()).await;
+        self.try_publish(body.to_string().as_bytes(), BasicProperties::default()).await
     }
 
     pub async fn publish(&self, body: &[u8], properties: BasicProperties) {
+        assert!(self.try_publish(body, properties).await, "the broker did not take the message");
+    }
+
+    async fn try_publish(&self, body: &[u8], properties: BasicProperties) -> bool {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let (exchange, key) = (self.names.exchange.as_str().into(), self.names.push_key.as_str().into());
-        let confirmed =
-            self.channel.basic_publish(exchange, key, options, body, properties.with_delivery_mode(2)).await.unwrap().await.unwrap();
-        assert_eq!(confirmed, Confirmation::Ack(None), "the broker did not take the request");
+        let publishing = self.channel.basic_publish(exchange, key, options, body, properties.with_delivery_mode(2)).await.unwrap();
+        publishing.await.unwrap() == Confirmation::Ack(None)
     }
 
     /// The next `count` messages of a queue; panics when they do not come.
