@@ -29,6 +29,7 @@ mod beside {
     mod rights;
     mod rolling;
     mod silence;
+    mod standstill;
 }
 mod checker;
 mod ledger;
