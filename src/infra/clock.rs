@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 
-/// Tells the time; a test's clock can be moved forward.
+/// Tells the time; a test's clock can be moved.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     /// Milliseconds that a test added; zero outside tests.
@@ -22,5 +22,10 @@ impl Clock {
     /// Moves this clock and its clones.
     pub fn advance(&self, by: std::time::Duration) {
         self.offset.fetch_add(by.as_millis() as i64, Ordering::Relaxed);
+    }
+
+    /// The same the other way.
+    pub fn turn_back(&self, by: std::time::Duration) {
+        self.offset.fetch_sub(by.as_millis() as i64, Ordering::Relaxed);
     }
 }

@@ -1,8 +1,9 @@
 //! The outbox table: what must follow a commit is a row of that commit. The relay (`amqp::relay`) sends it.
 
 use chrono::{DateTime, Duration, Utc};
+use diesel::dsl::now as server_now;
 use diesel::prelude::*;
-use diesel::sql_types::{Binary, Nullable};
+use diesel::sql_types::{Binary, Nullable, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -15,6 +16,7 @@ const MAX_BATCH_BYTES: i64 = 16 * 1024 * 1024;
 #[diesel::declare_sql_function]
 extern "SQL" {
     fn octet_length(value: Nullable<Binary>) -> Nullable<Integer>;
+    fn greatest(one: Timestamptz, other: Timestamptz) -> Timestamptz;
 }
 
 /// Where a row goes.
@@ -89,7 +91,6 @@ struct NewRow<'a> {
     payload: &'a [u8],
     one_time_token_id: Option<Uuid>,
     created_at: DateTime<Utc>,
-    next_attempt_at: DateTime<Utc>,
 }
 
 /// Queues messages in the caller's transaction.
@@ -112,7 +113,6 @@ pub async fn insert_messages(conn: &mut AsyncPgConnection, lane: Lane, messages:
                 payload: &message.payload,
                 one_time_token_id: message.one_time_token_id,
                 created_at: now,
-                next_attempt_at: now,
             })
             .collect();
         diesel::insert_into(outbox::table).values(rows).execute(conn).await?;
@@ -137,7 +137,6 @@ pub async fn insert_forgotten(conn: &mut AsyncPgConnection, entry: &CacheEntry, 
         payload: payload.as_bytes(),
         one_time_token_id: None,
         created_at: now,
-        next_attempt_at: now,
     };
     diesel::insert_into(outbox::table).values(row).execute(conn).await?;
     Ok(())
@@ -158,7 +157,8 @@ pub async fn list_due(conn: &mut AsyncPgConnection, lane: Lane, now: DateTime<Ut
         .filter(outbox::lane.eq(lane.as_str()))
         .filter(outbox::done_at.is_null())
         .filter(outbox::failed_at.is_null())
-        .filter(outbox::next_attempt_at.le(now))
+        // A process whose clock is slow must not keep waiting what is due.
+        .filter(outbox::next_attempt_at.le(greatest(now.into_sql::<Timestamptz>(), server_now.into_sql::<Timestamptz>())))
         .order((outbox::next_attempt_at, outbox::id))
         .limit(limit)
         .for_update()
@@ -244,9 +244,9 @@ pub async fn count_failed(conn: &mut AsyncPgConnection) -> QueryResult<i64> {
 }
 
 /// Has a row that is not sent tried again now.
-pub async fn update_due(conn: &mut AsyncPgConnection, id: Uuid, now: DateTime<Utc>) -> QueryResult<usize> {
+pub async fn update_due(conn: &mut AsyncPgConnection, id: Uuid) -> QueryResult<usize> {
     diesel::update(outbox::table.find(id).filter(outbox::done_at.is_null()))
-        .set((outbox::failed_at.eq(None::<DateTime<Utc>>), outbox::next_attempt_at.eq(now)))
+        .set((outbox::failed_at.eq(None::<DateTime<Utc>>), outbox::next_attempt_at.eq(server_now)))
         .execute(conn)
         .await
 }

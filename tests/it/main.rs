@@ -6,6 +6,7 @@ mod support;
 mod addresses;
 mod admin;
 mod audit;
+mod clocks;
 mod command_line;
 mod demo;
 mod directory;

@@ -166,7 +166,7 @@ pub async fn submit_retry(app: State, admin: Admin, origin: Origin, PathId(id): 
     let cause = origin.of_admin(&admin.session);
     let writing = app.db.write(move |tx| {
         async move {
-            if outbox::update_due(tx, id, cause.at).await? == 0 {
+            if outbox::update_due(tx, id).await? == 0 {
                 return Err(Code::NotFound.into());
             }
             let detail = Map::from_iter([("outbox_id".to_owned(), id.to_string().into())]);

@@ -127,15 +127,11 @@ impl TestBroker {
 
     /// Messages that wait in a queue.
     pub async fn waiting(&self, queue: &str) -> u32 {
-        self.look(queue).await.expect("there is no such queue").message_count()
+        self.find_queue(queue).await.expect("there is no such queue").message_count()
     }
 
-    /// None where there is no queue.
-    pub async fn consumers(&self, queue: &str) -> u32 {
-        self.look(queue).await.map_or(0, |found| found.consumer_count())
-    }
-
-    async fn look(&self, queue: &str) -> Option<lapin::Queue> {
+    /// A queue with its counts.
+    pub async fn find_queue(&self, queue: &str) -> Option<lapin::Queue> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         // A refusal closes it.
         let channel = self.connection.create_channel().await.unwrap();

@@ -1,0 +1,1 @@
+ALTER TABLE outbox ALTER COLUMN next_attempt_at DROP DEFAULT;

@@ -1,0 +1,68 @@
+//! Processes whose clocks are hours apart: what one leaves waits for no other's time, and nothing is done twice.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+use user_service::config::{Broker, Role};
+
+use crate::support::{PASSWORD, Services, TestApp};
+
+/// Each clock's error, to either side.
+const ERROR: Duration = Duration::from_secs(3600);
+
+/// Another process of the same service.
+async fn beside(app: &TestApp, role: Role) -> TestApp {
+    let (names, prefix) = (app.config.broker.clone(), app.config.redis_prefix.clone());
+    TestApp::start_on(Services::from_env(), app.database_url.clone(), role, |config| {
+        config.broker = Broker { url: config.broker.url.clone(), ..names };
+        config.redis_prefix = prefix;
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_hour_ahead_leaves_is_done_an_hour_behind_at_once() {
+    let behind = TestApp::start().await;
+    behind.clock.turn_back(ERROR);
+    let ahead = beside(&behind, Role::Api).await;
+    ahead.clock.advance(ERROR);
+    let (user, broker) = (ahead.client.register("Ada").await, behind.broker().await);
+    assert_eq!(broker.mail("email_verification").await.json()["variables"]["email"], json!(user.email));
+
+    // A token is good in its hour only, and that is judged by each; its session is known to both.
+    let sign_in =
+        async |at: &TestApp| at.client.post("/api/v1/auth/login/", json!({"email": user.email, "password": PASSWORD})).await.data();
+    let me = |at: &TestApp, tokens: &serde_json::Value| at.client.bearer(tokens["access_token"].as_str().unwrap());
+    let patch = async |at: &TestApp, tokens: &serde_json::Value| {
+        let keyed = me(at, tokens).with("idempotency-key", "hours-apart");
+        keyed.patch("/api/v1/users/profile/", json!({"name": "Grace"})).await
+    };
+    for (here, there) in [(&behind, &ahead), (&ahead, &behind)] {
+        let tokens = sign_in(here).await;
+        assert_eq!(me(there, &tokens).get("/api/v1/users/profile/").await.status, 401);
+        let refreshed = there.client.post("/api/v1/auth/refresh/", json!({"refresh_token": tokens["refresh_token"]})).await;
+        assert_eq!(refreshed.status, 200, "{}", refreshed.text);
+        // What was answered under a key here is answered there.
+        assert_eq!(patch(here, &tokens).await.status, 200);
+        let replayed = patch(there, &refreshed.data()).await;
+        assert_eq!((replayed.status, replayed.header("idempotency-replayed")), (200, Some("true")));
+    }
+
+    // Two workers, two hours apart, at one queue.
+    let worker = beside(&behind, Role::Worker).await;
+    worker.clock.advance(ERROR);
+    let asked: BTreeSet<String> = (0..60).map(|number| format!("apart-{number}")).collect();
+    for id in &asked {
+        broker.request_push(&user.id, id).await;
+        broker.request_push(&user.id, id).await;
+    }
+    let delivered = broker.receive(&behind.config.broker.deliver_queue, asked.len()).await;
+    assert_eq!(delivered.iter().filter_map(super::support::broker::Received::message_id).collect::<BTreeSet<_>>(), asked);
+    for other in [worker, ahead] {
+        other.halt().await;
+    }
+    assert_eq!(broker.waiting(&behind.config.broker.push_queue).await, 0);
+    assert_eq!(broker.waiting(&behind.config.broker.deliver_queue).await, 0, "one was delivered twice");
+    behind.stop().await.unwrap();
+}
