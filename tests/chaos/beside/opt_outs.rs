@@ -12,6 +12,7 @@ use crate::proxy::{Fault, FaultProxy};
 use crate::support::client::TestUser;
 use crate::support::wait::within;
 use crate::support::{Services, TestApp};
+use crate::worker::Worker;
 
 const USERS: usize = 50;
 
@@ -28,12 +29,29 @@ enum Weather {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_1050_opt_outs_none_is_passed_over_whether_redis_is_there_gone_or_flapping() {
+    opt_outs_bind(Role::Both).await;
+}
+
+/// Then the worker's cache is well, and nobody tells it of a change.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_1050_opt_outs_none_is_passed_over_where_only_the_api_is_cut_off_from_redis() {
+    opt_outs_bind(Role::Api).await;
+}
+
+/// What `role` does not do is another process's, which reaches Redis whatever happens.
+async fn opt_outs_bind(role: Role) {
     only_on_a_set_of_its_own();
     let services = Services::from_env();
     let address = url::Url::parse(&services.redis_url).unwrap();
     let proxy = FaultProxy::start(&format!("127.0.0.1:{}", address.port().unwrap())).await;
     let redis_url = proxy.url(&services.redis_url);
-    let app = TestApp::start_with(Role::Both, |config| config.redis_url = redis_url.into()).await;
+    let broker_url = services.rabbitmq_url.clone();
+    let app = TestApp::start_with(role, |config| {
+        config.redis_url = redis_url.into();
+        config.broker.url = Some(broker_url.into());
+    })
+    .await;
+    let worker = (!role.has_worker()).then(|| Worker::start(&app, &[]));
     let registering = futures_util::future::join_all((0..USERS).map(|_| app.client.register("Ada")));
     let users: Vec<TestUser> = registering.await;
     let done = AtomicBool::new(false);
@@ -77,6 +95,9 @@ async fn of_1050_opt_outs_none_is_passed_over_whether_redis_is_there_gone_or_fla
     let broker = app.broker().await;
     println!("opt-outs: {opted_out} answered, {} delivered all the same", broker.waiting(&broker.names.deliver_queue).await);
     assert_eq!((app.count(skipped).await, broker.waiting(&broker.names.deliver_queue).await), (opted_out, 0));
+    if let Some(worker) = worker {
+        worker.stop().await;
+    }
     app.stop().await.unwrap();
 }
 
