@@ -30,6 +30,7 @@ mod beside {
     mod rolling;
     mod silence;
     mod standstill;
+    mod surroundings;
 }
 mod checker;
 mod ledger;

@@ -22,6 +22,16 @@ impl Worker {
 
     /// The same of another version.
     pub fn start_version(binary: &str, role: &str, app: &TestApp, changes: &[(&str, &str)]) -> Self {
+        Self::spawn(binary, role, app, changes, log)
+    }
+
+    /// The same with a log that has no room.
+    pub fn start_without_a_log(role: &str, app: &TestApp, changes: &[(&str, &str)]) -> Self {
+        let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
+        Self::spawn(env!("CARGO_BIN_EXE_user-service"), role, app, changes, full)
+    }
+
+    fn spawn(binary: &str, role: &str, app: &TestApp, changes: &[(&str, &str)], log: impl Fn() -> Stdio) -> Self {
         let mut command = Command::new(binary);
         command.env_clear().args(["--role", role]).kill_on_drop(true).stdout(log()).stderr(log()).envs(app.variables());
         command.envs([("PORT", "0"), ("BREAKER_OPEN_SECONDS", "3")]).envs(changes.iter().copied());

@@ -75,6 +75,11 @@ impl Client {
     }
 
     pub async fn send(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
+        self.try_send(method, path, body).await.unwrap()
+    }
+
+    /// The same of somebody who may not be there.
+    pub async fn try_send(&self, method: &str, path: &str, body: Option<&str>) -> reqwest::Result<Answer> {
         let mut request = self.http.request(method.parse().unwrap(), format!("{}{path}", self.base));
         for (name, value) in &self.headers {
             request = request.header(name, value);
@@ -85,9 +90,9 @@ impl Client {
             }
             request = request.body(body.to_owned());
         }
-        let response = request.send().await.unwrap();
+        let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Answer { status, headers, text: response.text().await.unwrap() }
+        Ok(Answer { status, headers, text: response.text().await? })
     }
 
     pub async fn get(&self, path: &str) -> Answer {
