@@ -7,13 +7,18 @@ use user_service::config::Role;
 use crate::support::client::TestUser;
 use crate::support::{Client, PASSWORD, Services, TestApp, eventually};
 
-/// The next `times` changes of a user fail as a lost race does; a sequence counts, because no rollback takes it back.
+/// The next `times` changes of a user fail as a lost race does.
 async fn lose_races(app: &TestApp, times: u32) {
+    fail_changes(app, times, "40001", "could not serialize access due to concurrent update").await;
+}
+
+/// The same by another error of the server; a sequence counts, because no rollback takes it back.
+async fn fail_changes(app: &TestApp, times: u32, sqlstate: &str, message: &str) {
     app.sql(&format!(
         "DROP SEQUENCE IF EXISTS races; CREATE SEQUENCE races;
         CREATE OR REPLACE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF nextval('races') <= {times} THEN
-                RAISE EXCEPTION 'could not serialize access due to concurrent update' USING ERRCODE = '40001';
+                RAISE EXCEPTION '{message}' USING ERRCODE = '{sqlstate}';
             END IF;
             RETURN NEW;
         END $$;
@@ -47,6 +52,34 @@ async fn a_write_that_lost_a_race_is_begun_again_three_times_and_done_once() {
     assert_eq!(refused.refusal(), (503, "unavailable".to_owned()));
     assert_eq!(app.count("SELECT last_value AS n FROM races").await, 4, "once, and three times again");
     assert_eq!((changes_of_name(&app, &user).await, me.get("/api/v1/users/profile/").await.data()["name"].clone()), (2, json!("Hedy")));
+    app.stop().await.unwrap();
+}
+
+/// In the server's own words: Diesel gives no SQLSTATE.
+const PASSING: [(&str, &str); 8] = [
+    ("53100", r#"could not extend file "base/1/2": No space left on device"#),
+    ("53200", "out of memory"),
+    ("53200", "out of shared memory"),
+    ("53300", "remaining connection slots are reserved for non-replication superuser connections"),
+    ("55P03", r#"could not obtain lock on row in relation "users""#),
+    ("57014", "canceling statement due to conflict with recovery"),
+    ("57P01", "terminating connection due to administrator command"),
+    ("57P03", "the database system is starting up"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_of_the_server_that_passes_is_a_503_and_a_bug_of_ours_is_none() {
+    let app = TestApp::api().await;
+    let me = app.client.as_user(&app.client.register("Ada").await);
+    for (sqlstate, message) in PASSING {
+        fail_changes(&app, 1, sqlstate, message).await;
+        let refused = me.patch("/api/v1/users/profile/", json!({"name": "Grace"})).await;
+        assert_eq!(refused.refusal(), (503, "unavailable".to_owned()), "{sqlstate} {message}");
+        assert!(refused.header("retry-after").is_some() && !refused.text.contains(message), "{}", refused.text);
+        assert_eq!(me.patch("/api/v1/users/profile/", json!({"name": "Grace"})).await.status, 200, "{sqlstate} {message}");
+    }
+    fail_changes(&app, 1, "22012", "division by zero").await;
+    assert_eq!(me.patch("/api/v1/users/profile/", json!({"name": "Hedy"})).await.refusal(), (500, "internal_error".to_owned()));
     app.stop().await.unwrap();
 }
 
