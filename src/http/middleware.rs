@@ -53,14 +53,14 @@ pub async fn every_request(
     let sent = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     let id = correlation::accept([sent(&CORRELATION_ID), sent(&REQUEST_ID)].into_iter().flatten());
     request.extensions_mut().insert(CorrelationId(id.clone()));
-    let method = request.method().clone();
+    let (method, allowed_origin) = (request.method().clone(), allowed_origin(request.request()));
     let path = request.path().to_owned();
     let span = tracing::info_span!(REQUEST_SPAN, correlation_id = id, method = method.as_str(), path);
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let trace = Trace::read(header).within(&span);
     request.extensions_mut().insert(trace);
     if Door::of(request.request()) == Door::Metrics && !is_watched(request.path()) {
-        let failed = Failed { error: nothing_here(), correlation_id: id };
+        let failed = Failed { error: nothing_here(), correlation_id: id, allowed_origin: None };
         span.in_scope(|| observe(&method, "refused", failed.status_code(), started));
         return Err(failed.into());
     }
@@ -85,7 +85,7 @@ pub async fn every_request(
         Ok(Err(panic)) => Error::panicked(panic.as_ref()),
         Err(late) => Error::unavailable(late),
     };
-    let failed = Failed { error, correlation_id: id };
+    let failed = Failed { error, correlation_id: id, allowed_origin };
     span.in_scope(|| observe(&method, "unmatched", failed.status_code(), started));
     Err(failed.into())
 }
@@ -131,6 +131,8 @@ async fn count_address(request: &HttpRequest) -> Result<(), Error> {
 struct Failed {
     error: Error,
     correlation_id: String,
+    /// Which may read it; what CORS adds is lost with the response.
+    allowed_origin: Option<HeaderValue>,
 }
 
 impl ResponseError for Failed {
@@ -140,9 +142,21 @@ impl ResponseError for Failed {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = self.error.error_response();
-        add_headers(response.headers_mut(), &self.correlation_id, None);
+        let headers = response.headers_mut();
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        if let Some(origin) = &self.allowed_origin {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+        add_headers(headers, &self.correlation_id, None);
         response
     }
+}
+
+fn allowed_origin(request: &HttpRequest) -> Option<HeaderValue> {
+    let origin = request.headers().get(header::ORIGIN)?;
+    let allowed = &request.app_data::<Data<App>>()?.config.http.cors_allowed_origins;
+    allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()).then(|| origin.clone())
 }
 
 /// Gives what actix refuses without a body (405, and whatever it may add) the envelope.

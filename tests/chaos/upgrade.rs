@@ -14,7 +14,7 @@ use tokio::process::Command;
 use crate::api_with_queues;
 use crate::support::client::TestUser;
 use crate::support::{Client, FULL_SERVICE_KEY, PASSWORD, TestApp, eventually, users};
-use crate::worker::Worker;
+use crate::worker::{Worker, free_port};
 
 const USERS: u32 = 1_000_000;
 const MIGRATING: usize = 8;
@@ -82,7 +82,7 @@ impl Version<'_> {
 
     /// Serves both roles; returns where, once it is ready.
     async fn start(&self, keys: &str) -> (Worker, String) {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let port = free_port();
         let unlimited = ["LIMIT_REGISTER_IP", "LIMIT_LOGIN_IP", "LIMIT_LOGIN_ACCOUNT", "LIMIT_LOGIN_ACCOUNT_NEW"].map(|name| (name, "off"));
         let own = [("DATABASE_URL", self.database_url), ("PORT", &port), ("BCRYPT_COST", "10"), ("SERVICE_API_KEYS", keys)];
         let process = Worker::start_version(self.binary, "both", self.app, &[unlimited.as_slice(), &own].concat());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::process::{Child, Command};
 
-use crate::support::TestApp;
+use crate::support::{Client, TestApp, eventually};
 
 pub struct Worker(Child);
 
@@ -23,12 +23,6 @@ impl Worker {
     /// The same of another version.
     pub fn start_version(binary: &str, role: &str, app: &TestApp, changes: &[(&str, &str)]) -> Self {
         Self::spawn(binary, role, app, changes, log)
-    }
-
-    /// The same with a log that has no room.
-    pub fn start_without_a_log(role: &str, app: &TestApp, changes: &[(&str, &str)]) -> Self {
-        let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
-        Self::spawn(env!("CARGO_BIN_EXE_user-service"), role, app, changes, full)
     }
 
     fn spawn(binary: &str, role: &str, app: &TestApp, changes: &[(&str, &str)], log: impl Fn() -> Stdio) -> Self {
@@ -83,6 +77,45 @@ impl Worker {
         self.terminate().await;
         assert_eq!(self.ended().await.code(), Some(0), "the worker did not drain in order");
     }
+}
+
+/// The same with a port of its own, and somebody to ask it.
+pub struct Server {
+    pub process: Worker,
+    pub client: Client,
+}
+
+impl Server {
+    pub fn start(role: &str, app: &TestApp, changes: &[(&str, &str)]) -> Self {
+        Self::listen(|port| Worker::start_as(role, app, &[changes, &[("PORT", port)]].concat()))
+    }
+
+    /// With a log that has no room.
+    pub fn start_without_a_log(role: &str, app: &TestApp) -> Self {
+        let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").unwrap());
+        Self::listen(|port| Worker::spawn(env!("CARGO_BIN_EXE_user-service"), role, app, &[("PORT", port)], full))
+    }
+
+    fn listen(start: impl FnOnce(&str) -> Worker) -> Self {
+        let port = free_port();
+        Self { process: start(&port), client: Client::new(format!("http://127.0.0.1:{port}")) }
+    }
+
+    /// Zero while it does not answer.
+    pub async fn readiness(&self) -> u16 {
+        self.client.try_send("GET", "/health/ready", None).await.map_or(0, |answer| answer.status)
+    }
+
+    /// The same once it is ready.
+    pub async fn ready(self) -> Self {
+        eventually("it is ready", async || self.readiness().await == 200).await;
+        self
+    }
+}
+
+/// For a process that is to listen where it is known.
+pub fn free_port() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
 }
 
 /// `TEST_LOG=1` shows what it says.

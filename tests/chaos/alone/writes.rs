@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::TestUser;
 use crate::support::{PASSWORD, TestApp, eventually};
-use crate::worker::Worker;
+use crate::worker::{Worker, free_port};
 use crate::{api_with_queues, by_form, services};
 
 const WRITERS: usize = 8;
@@ -84,7 +84,7 @@ impl Writer<'_> {
 async fn what_was_acknowledged_is_there_and_has_happened_once_whatever_is_killed() {
     let (writes, database_kills, service_kills) = by_form((800, 3, 2), (20_000, 20, 10));
     let app = api_with_queues().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_port();
     let base = format!("http://127.0.0.1:{port}");
     let start = || {
         let unlimited = ["LIMIT_REGISTER_IP", "LIMIT_RESET_IP", "LIMIT_RESET_ACCOUNT"].map(|name| (name, "off"));

@@ -11,21 +11,22 @@ use user_service::config::Role;
 use crate::support::client::TestUser;
 use crate::support::wait::within;
 use crate::support::{PASSWORD, TestApp, eventually};
+use crate::worker::free_port;
 
 /// Which the service is not told.
 const ANOTHER_PASSWORD: &str = "another";
 
 /// A server of this test's own, gone with it.
 struct Redis {
-    port: u16,
+    port: String,
     _process: Child,
 }
 
 impl Redis {
     async fn start() -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut server = Command::new("redis-server");
-        server.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir", &std::env::temp_dir().to_string_lossy()]);
+        server.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--dir", &std::env::temp_dir().to_string_lossy()]);
         let process = server.stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap();
         let redis = Self { port, _process: process };
         eventually("redis answers", async || redis.ask("PING").await == "PONG").await;
@@ -39,7 +40,7 @@ impl Redis {
     /// One command in words; what it answers.
     async fn ask(&self, command: &str) -> String {
         let mut client = Command::new("redis-cli");
-        client.args(["-p", &self.port.to_string()]).args(command.split(' ')).env("REDISCLI_AUTH", ANOTHER_PASSWORD);
+        client.args(["-p", &self.port]).args(command.split(' ')).env("REDISCLI_AUTH", ANOTHER_PASSWORD);
         let output = client.output().await.unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::checker::check;
 use crate::ledger::{Cast, Kind, Ledger, Producer, observe};
 use crate::support::eventually;
-use crate::worker::Worker;
+use crate::worker::{Worker, free_port};
 use crate::{api_with_queues, by_form};
 
 /// What the service promises for its end.
@@ -26,7 +26,7 @@ struct Backend {
 
 impl Backend {
     fn new() -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let port = free_port();
         Self { base: format!("http://127.0.0.1:{port}"), port, in_rotation: AtomicBool::new(false) }
     }
 
