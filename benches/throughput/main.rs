@@ -25,14 +25,32 @@ fn main() {
         return bare::serve();
     }
     let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    actix_rt::System::with_tokio_rt(runtime).block_on(async {
+    let marks = actix_rt::System::with_tokio_rt(runtime).block_on(async {
+        let mut marks = Marks::default();
         if !is_asked("messages") {
-            edge::run().await;
+            edge::run(&mut marks).await;
         }
         if !is_asked("edge") {
-            messages::run().await;
+            messages::run(&mut marks).await;
         }
+        marks
     });
+    assert!(marks.missed.is_empty(), "missed: {:#?}", marks.missed);
+}
+
+/// Figures, and those that are not what is asked.
+#[derive(Default)]
+struct Marks {
+    missed: Vec<String>,
+}
+
+impl Marks {
+    fn note(&mut self, figure: String, is_met: bool) {
+        println!("{figure}{}", if is_met { "" } else { "   MISSED" });
+        if !is_met {
+            self.missed.push(figure);
+        }
+    }
 }
 
 /// The middle one.

@@ -13,7 +13,7 @@ use crate::card::{Card, Preferences};
 use crate::config::Scope;
 use crate::error::{Code, Error, Result};
 use crate::http::State;
-use crate::http::auth::{AnyCaller, AnyReader, FromReader, FromService, Me};
+use crate::http::auth::{AnyCaller, AnyReader, FromReader, FromService, Me, OrService};
 use crate::http::doors::Inner;
 use crate::http::envelope::{Bare, Reply};
 use crate::http::extract::{Body, PathId, Query};
@@ -30,7 +30,7 @@ use crate::http::user_body::UserBody;
     error_code = 404,
     error_code = 503
 )]
-pub async fn get_user(app: State, AnyCaller(caller, known): AnyCaller, PathId(id): PathId) -> Result<Reply<UserBody>> {
+pub async fn get_user(app: State, AnyCaller(caller, known): AnyCaller, _: OrService, PathId(id): PathId) -> Result<Reply<UserBody>> {
     let card = super::find_user(&app, &caller, known, id).await?;
     Ok(Reply::new("User", if caller.sees_activity() { UserBody::with_activity(card) } else { card.into() }))
 }
@@ -56,7 +56,12 @@ pub struct UserPreferences {
     error_code = 404,
     error_code = 503
 )]
-pub async fn get_user_preferences(app: State, AnyReader(caller, known): AnyReader, PathId(id): PathId) -> Result<Reply<UserPreferences>> {
+pub async fn get_user_preferences(
+    app: State,
+    AnyReader(caller, known): AnyReader,
+    _: OrService,
+    PathId(id): PathId,
+) -> Result<Reply<UserPreferences>> {
     let wanted = super::find_user(&app, &caller, known, id).await?.preferences;
     let data =
         UserPreferences { user_id: id, email: wanted.email, push: wanted.push, email_enabled: wanted.email, push_enabled: wanted.push };
@@ -99,6 +104,7 @@ pub struct ContactBody {
 pub async fn get_user_contact(
     app: State,
     AnyReader(caller, known): AnyReader,
+    _: OrService,
     PathId(id): PathId,
     Query(query): Query<ContactQuery>,
 ) -> Result<Reply<ContactBody>> {
@@ -224,7 +230,13 @@ pub struct BarePreferences {
     error_code = 404,
     error_code = 503
 )]
-pub async fn get_bare_user(app: State, _inner: Inner, AnyCaller(caller, known): AnyCaller, PathId(id): PathId) -> Result<Bare<UserBody>> {
+pub async fn get_bare_user(
+    app: State,
+    _inner: Inner,
+    AnyCaller(caller, known): AnyCaller,
+    _: OrService,
+    PathId(id): PathId,
+) -> Result<Bare<UserBody>> {
     let card = super::find_user(&app, &caller, known, id).await?;
     Ok(Bare(if caller.sees_activity() { UserBody::with_activity(card) } else { card.into() }))
 }
@@ -245,6 +257,7 @@ pub async fn get_bare_preferences(
     app: State,
     _inner: Inner,
     AnyReader(caller, known): AnyReader,
+    _: OrService,
     PathId(id): PathId,
 ) -> Result<Bare<BarePreferences>> {
     let card = super::find_user(&app, &caller, known, id).await?;

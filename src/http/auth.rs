@@ -49,6 +49,17 @@ pub struct AnyReader(pub Caller, pub Option<Card>);
 )]
 pub struct FromService(pub Service);
 
+/// For the document only: whoever may ask beside a user. Each extractor tells one way, and several are alternatives.
+#[derive(Debug, ApiSecurity)]
+#[openapi_security(
+    name = "serviceKey",
+    scheme(
+        description = "A key made by `user-service keys service`; also accepted as a bearer token",
+        security_type(api_key(name = "X-Internal-API-Key", api_key_in = "header"))
+    )
+)]
+pub struct OrService;
+
 /// A sibling service, or an operator.
 #[derive(Debug, ApiSecurity)]
 #[openapi_security(
@@ -106,6 +117,15 @@ extracts!(FromLister, identify_inside, |_app, identified| match identified.calle
     caller => Ok(FromLister(caller)),
 });
 extracts!(FromReader, identify_reader_inside, |_app, identified| identified.service().map(FromReader));
+
+impl FromRequest for OrService {
+    type Error = Error;
+    type Future = std::future::Ready<Result<Self>>;
+
+    fn from_request(_request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
+        std::future::ready(Ok(Self))
+    }
+}
 
 /// Who is calling, and his card if it was read on the way.
 struct Identified {
