@@ -25,7 +25,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::infra::broker::{self, step};
 use crate::infra::fail_point;
-use crate::infra::status::Status;
+use crate::infra::status::{QueueCounts, Status};
 
 /// The most that one transaction settles.
 const MAX_BATCH: usize = 256;
@@ -56,26 +56,34 @@ pub trait Consumer: Send + Sync {
 pub async fn consume(config: &config::Broker, consumer: &impl Consumer, status: &Status, stop: &CancellationToken) -> Result<()> {
     let connection = broker::connect(config, "consumer").await?;
     let connected = Connected(status);
-    let consuming = async {
-        loop {
-            let subscription = tokio::select! {
-                subscription = Subscription::open(&connection, config, status) => subscription?,
-                () = stop.cancelled() => return Ok(()),
-            };
-            if !status.broker_connected() {
-                tracing::info!(queue = config.push_queue, prefetch = config.prefetch, "consuming");
-                status.set_broker_connected(true);
-            }
-            match subscription.run(config, consumer, status, stop).await? {
-                Ended::Stopped => return Ok(()),
-                Ended::Quiet => tracing::debug!("nothing came for a while: the subscription is taken anew"),
-            }
-        }
-    };
-    let result = consuming.await;
+    let result = consume_over(&connection, config, consumer, status, stop).await;
     drop(connected);
     broker::close(None, &connection).await;
     result
+}
+
+async fn consume_over(
+    connection: &Connection,
+    config: &config::Broker,
+    consumer: &impl Consumer,
+    status: &Status,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let opening = async {
+        topology::ensure(connection, config, status).await?;
+        Subscription::open(connection, config).await
+    };
+    let mut subscription = tokio::select! {
+        subscription = opening => subscription?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    status.set_broker_connected(true);
+    tracing::info!(queue = config.push_queue, prefetch = config.prefetch, "consuming");
+    while matches!(subscription.run(config, consumer, status, stop).await?, Ended::Quiet) {
+        // A queue that is gone refuses it, and everything begins again.
+        subscription = Subscription::open(connection, config).await?;
+    }
+    Ok(())
 }
 
 /// Takes the "connected" back, however the consumer ends.
@@ -104,8 +112,7 @@ struct Subscription {
 }
 
 impl Subscription {
-    async fn open(connection: &Connection, config: &config::Broker, status: &Status) -> Result<Self> {
-        topology::ensure(connection, config, status).await?;
+    async fn open(connection: &Connection, config: &config::Broker) -> Result<Self> {
         let channel = step(connection.create_channel()).await?;
         step(channel.basic_qos(config.prefetch, BasicQosOptions::default())).await?;
         let counting = step(connection.create_channel()).await?;
@@ -125,7 +132,7 @@ impl Subscription {
         let mut in_flight = FuturesOrdered::new();
         let mut count = tokio::time::interval(COUNT_INTERVAL);
         count.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut quiet, mut received, listening) = (0, false, AtomicBool::new(false));
+        let (mut quiet, mut odd, mut received, listening) = (0, 0, false, AtomicBool::new(false));
         let ended = loop {
             let takes_more = in_flight.len() < MAX_IN_FLIGHT && !settler.is_holding();
             tokio::select! {
@@ -134,12 +141,17 @@ impl Subscription {
                 // Before the deliveries, which are always ready under load.
                 _ = count.tick() => {
                     let counts = topology::count(&counting, &config.push_queue).await?;
-                    let heard_nothing = in_flight.is_empty() && listening.load(Ordering::Relaxed) && !received;
-                    (quiet, received) = (if heard_nothing { quiet + 1 } else { 0 }, false);
                     status.set_queue(&config.push_queue, counts);
                     status.set_queue(&config.deliver_queue, topology::count(&counting, &config.deliver_queue).await?);
-                    let is_odd = counts.messages > 0 || counts.consumers == 0;
-                    if quiet >= if is_odd { RENEW_EARLY_AFTER } else { RENEW_AFTER } {
+                    let heard_nothing = in_flight.is_empty() && listening.load(Ordering::Relaxed) && !received;
+                    let is_odd = heard_nothing && (counts.messages > 0 || counts.consumers == 0);
+                    (quiet, odd, received) = (if heard_nothing { quiet + 1 } else { 0 }, if is_odd { odd + 1 } else { 0 }, false);
+                    if odd == RENEW_EARLY_AFTER {
+                        let QueueCounts { messages, consumers } = counts;
+                        tracing::warn!(messages, consumers, "the queue gives nothing: the subscription is taken anew");
+                        break Ended::Quiet;
+                    }
+                    if quiet == RENEW_AFTER {
                         break Ended::Quiet;
                     }
                 }

@@ -5,5 +5,6 @@ pub mod disposition;
 pub mod message;
 pub mod publisher;
 pub mod relay;
+pub mod sender;
 mod settler;
 pub mod topology;

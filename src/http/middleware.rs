@@ -39,6 +39,9 @@ static CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 /// What ties together in its place: proxies set it, and where a request can be repeated it names the request.
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// What a page of an allowed origin may read of an answer, besides what every page may.
+pub const EXPOSED_HEADERS: [&str; 5] = ["x-correlation-id", "retry-after", "ratelimit", "ratelimit-policy", "idempotency-replayed"];
+
 /// The request's id, for what follows from it.
 #[derive(Clone, Debug)]
 pub struct CorrelationId(pub String);
@@ -147,6 +150,9 @@ impl ResponseError for Failed {
         if let Some(origin) = &self.allowed_origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            if let Ok(exposed) = HeaderValue::try_from(EXPOSED_HEADERS.join(", ")) {
+                headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+            }
         }
         add_headers(headers, &self.correlation_id, None);
         response

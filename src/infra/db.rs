@@ -4,8 +4,8 @@
 //! Every connection is made on the main runtime. An actix worker has a runtime of its own, and a connection lives and
 //! dies with the runtime that made it.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use diesel::ConnectionError;
 use diesel_async::AsyncPgConnection;
@@ -15,6 +15,7 @@ use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret as _;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 use tokio_util::task::TaskTracker;
 
@@ -32,7 +33,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
 /// For a connection that comes back while no new one is given.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The API's whole use of a connection: two statements cut at their own second.
+/// The API's whole use of a connection, waiting for it included; a statement is cut at its own second.
 const API_DEADLINE: Duration = Duration::from_secs(2);
 const WORKER_DEADLINE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
@@ -48,6 +49,8 @@ pub struct Database {
     /// Write transactions in flight; they end by themselves when their caller hangs up.
     pub(super) writes: TaskTracker,
     pub(super) cache: Cache,
+    /// When the server was last found to be read-only, and its idle connections dropped.
+    pub(super) idle_dropped: Arc<Mutex<Option<Instant>>>,
     /// The worker's only: the API answers each request for itself.
     breaker: Option<Breaker>,
 }
@@ -95,6 +98,7 @@ impl Database {
             runtime,
             writes: TaskTracker::new(),
             cache,
+            idle_dropped: Arc::default(),
             breaker: None,
         })
     }
@@ -130,8 +134,9 @@ impl Database {
     {
         let permit = self.admit()?;
         let reading = async {
-            let (_share, mut connection) = self.acquire().await?;
-            match tokio::time::timeout(self.deadline, run(&mut connection)).await {
+            let deadline = Instant::now() + self.deadline;
+            let (_share, mut connection) = self.acquire(deadline).await?;
+            match tokio::time::timeout_at(deadline, run(&mut connection)).await {
                 Ok(result) => result,
                 Err(late) => {
                     // The server may still be at it: nobody else gets this connection.
@@ -155,7 +160,7 @@ impl Database {
         Ok(self.breaker.as_ref().map(Breaker::admit).transpose()?)
     }
 
-    pub(super) async fn acquire(&self) -> Result<(tokio::sync::OwnedSemaphorePermit, Object<AsyncPgConnection>)> {
+    pub(super) async fn acquire(&self, deadline: Instant) -> Result<(tokio::sync::OwnedSemaphorePermit, Object<AsyncPgConnection>)> {
         let acquiring = async {
             let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Error::internal)?;
             loop {
@@ -167,7 +172,9 @@ impl Database {
                 }
             }
         };
-        tokio::time::timeout(ACQUIRE_TIMEOUT, acquiring).await.unwrap_or_else(|late| Err(Error::unavailable(late)))
+        tokio::time::timeout_at(deadline.min(Instant::now() + ACQUIRE_TIMEOUT), acquiring)
+            .await
+            .unwrap_or_else(|late| Err(Error::unavailable(late)))
     }
 
     /// (connections in use, connections open, the most there may be)

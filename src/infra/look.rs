@@ -1,4 +1,4 @@
-//! Whether PostgreSQL answers, for probes: said within a second, and no single bad moment decides.
+//! Whether PostgreSQL answers, for probes: said within a second, and not by one connection alone.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ impl Database {
         self.read(|conn| Box::pin(async move { Ok(conn.batch_execute("SELECT 1").await?) })).await
     }
 
-    /// Whether PostgreSQL answers, by two looks out of three, or by the first if that was good.
+    /// Whether PostgreSQL answers, by two looks out of three, or by the first if that was good: a connection that died says nothing
+    /// of the server. A new one that was refused does; then the others are not made (see [`reconnect`](super::reconnect)).
     pub async fn answers(&self) -> bool {
         self.two_of_three(|db| async move { db.ping().await.map(|()| true) }).await
     }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Duration, Utc};
 use diesel::dsl::now as server_now;
 use diesel::prelude::*;
-use diesel::sql_types::{Binary, Nullable, Timestamptz};
+use diesel::sql_types::{Binary, Interval, Nullable, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -188,15 +188,11 @@ pub async fn update_done(conn: &mut AsyncPgConnection, ids: &[Uuid], now: DateTi
         .await
 }
 
-/// The row could not be sent and is tried again later.
-pub async fn update_failed_attempt(
-    conn: &mut AsyncPgConnection,
-    id: Uuid,
-    next_attempt_at: DateTime<Utc>,
-    error: &str,
-) -> QueryResult<usize> {
+/// The row could not be sent and is tried again later; `attempts`: how many of its own that cost.
+pub async fn update_put_off(conn: &mut AsyncPgConnection, id: Uuid, attempts: i32, delay: Duration, error: &str) -> QueryResult<usize> {
+    let next = server_now.into_sql::<Timestamptz>() + delay.into_sql::<Interval>();
     diesel::update(outbox::table.find(id))
-        .set((outbox::attempts.eq(outbox::attempts + 1), outbox::next_attempt_at.eq(next_attempt_at), outbox::last_error.eq(error)))
+        .set((outbox::attempts.eq(outbox::attempts + attempts), outbox::next_attempt_at.eq(next), outbox::last_error.eq(error)))
         .execute(conn)
         .await
 }

@@ -11,6 +11,7 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 use tokio_postgres::NoTls;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+/// For the socket, the handshake and the session's limits together.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// What every session starts with. A dropped query goes on in the server, so each has an end there too.
@@ -20,6 +21,12 @@ const SESSION_LIMITS: &str =
 /// Connects; the returned connection's driver runs on the runtime that polls this.
 pub async fn connect(url: &str) -> ConnectionResult<AsyncPgConnection> {
     let address = Address::parse(url)?;
+    let limit = address.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+    // tokio-postgres counts the socket only: a server that accepts and says nothing would be waited for.
+    tokio::time::timeout(limit, open(address)).await.map_err(bad)?
+}
+
+async fn open(address: Address) -> ConnectionResult<AsyncPgConnection> {
     let mut connection = if address.tls {
         let connector = MakeRustlsConnect::new(tls_config(address.root_certificate.as_deref())?);
         let (client, connection) = address.config.connect(connector).await.map_err(bad)?;
@@ -64,9 +71,6 @@ impl Address {
             other => return Err(ConnectionError::InvalidConnectionUrl(format!("unknown sslmode '{other}'"))),
         };
         let mut config: tokio_postgres::Config = url.as_str().parse().map_err(bad)?;
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
         if config.get_application_name().is_none() {
             config.application_name("user-service");
         }

@@ -1,7 +1,9 @@
 //! How often a server is asked for a connection: as often as wanted while it gives them, once a second when it does not.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// After a failure, between one attempt and the next.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -1,7 +1,8 @@
 //! The connection to Redis: one a runtime, shared by all its requests, and left alone for a moment after a failure.
 //!
 //! A refusal is a failure too (a full Redis, or one that became a replica, refuses writes): what cannot be told to forget must
-//! not be read from. So after a failure nothing is read before something was written.
+//! not be read from. So after a failure nothing is read before something was written. What it was not told meanwhile the relay
+//! tells it within two seconds of that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,7 +49,7 @@ struct Known {
     /// Nothing was written since the last failure.
     unproven: AtomicBool,
     /// Whose turn it is to see whether anything can be.
-    turn: Mutex<()>,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Known {
@@ -61,7 +62,9 @@ impl Known {
         (failed_at > 0).then(|| self.started.elapsed().saturating_sub(Duration::from_millis(failed_at)))
     }
 
-    fn note_failure(&self) {
+    fn note_failure(&self, error: &CacheError) {
+        metrics::counter!("cache_failures_total").increment(1);
+        tracing::warn!(%error, "Redis failed; it is bypassed for {BYPASS:?}");
         self.unproven.store(true, Ordering::Relaxed);
         self.failed_at.store((self.started.elapsed().as_millis() as u64).max(1), Ordering::Relaxed);
     }
@@ -75,7 +78,7 @@ impl RedisConnection {
             started: Instant::now(),
             failed_at: AtomicU64::new(0),
             unproven: AtomicBool::new(false),
-            turn: Mutex::new(()),
+            turn: Arc::default(),
         });
         Ok(Self { pool: pool(client, &known)?, known, probe: probe.into() })
     }
@@ -85,31 +88,35 @@ impl RedisConnection {
         Ok(Self { pool: pool(self.pool.manager().client.clone(), &self.known)?, ..self.clone() })
     }
 
-    /// Asks, unless a moment ago it failed.
+    /// Asks, unless it failed and has not proved itself since.
     pub async fn run<T>(&self, call: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>) -> Result<T, CacheError> {
         if self.known.failed_a_moment_ago() {
             return Err(CacheError::Bypassed);
         }
-        let result = async {
-            if self.known.unproven.load(Ordering::Relaxed) {
-                // One for all.
-                let Ok(_turn) = self.known.turn.try_lock() else { return Err(CacheError::Bypassed) };
-                let mut probe = redis::cmd("SET");
-                probe.arg(&*self.probe).arg(1).arg("EX").arg(1);
-                self.attempt(async |connection| probe.exec_async(connection).await).await?;
-                self.known.unproven.store(false, Ordering::Relaxed);
-            }
-            self.attempt(call).await
-        };
-        let result = result.await;
-        if let Err(error) = &result
-            && !matches!(error, CacheError::Bypassed)
-        {
-            self.known.note_failure();
-            metrics::counter!("cache_failures_total").increment(1);
-            tracing::warn!(%error, "Redis failed; it is bypassed for {BYPASS:?}");
+        if self.known.unproven.load(Ordering::Relaxed) {
+            self.prove();
+            return Err(CacheError::Bypassed);
+        }
+        let result = self.attempt(call).await;
+        if let Err(error) = &result {
+            self.known.note_failure(error);
         }
         result
+    }
+
+    /// Sees whether it takes a write again, for all and while nobody waits.
+    fn prove(&self) {
+        let Ok(turn) = Arc::clone(&self.known.turn).try_lock_owned() else { return };
+        let this = self.clone();
+        self.pool.manager().runtime.spawn(async move {
+            let _turn = turn;
+            let mut probe = redis::cmd("SET");
+            probe.arg(&*this.probe).arg(1).arg("EX").arg(1);
+            match this.attempt(async |connection| probe.exec_async(connection).await).await {
+                Ok(()) => this.known.unproven.store(false, Ordering::Relaxed),
+                Err(error) => this.known.note_failure(&error),
+            }
+        });
     }
 
     /// Asks, however it has behaved before.

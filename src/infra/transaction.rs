@@ -1,5 +1,6 @@
 //! Write transactions: committed whole or not at all, begun again where the server took them back, and finished whoever hangs up.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -19,6 +20,9 @@ const RETRIES: u32 = 3;
 
 /// Before the first of them; jittered and growing, so that two that met do not meet again.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// From one time that the connections to a read-only server are dropped to the next.
+const READ_ONLY_PAUSE: Duration = Duration::from_secs(5);
 
 /// A transaction: a connection, and what is to be forgotten once it is committed.
 pub struct Tx {
@@ -59,36 +63,59 @@ impl Database {
         F: for<'c> FnOnce(&'c mut Tx) -> BoxFuture<'c, Result<T>> + Clone + Send + 'static,
     {
         let this = self.clone();
+        self.detach(async move { this.repeat(run).await }).await
+    }
+
+    /// The same for what also acts outside, by publishing: whoever has it in hand tries it again, in his own time.
+    pub async fn write_once<T, F>(&self, run: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Tx) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        let this = self.clone();
+        let once = async move {
+            let result = this.attempt(run, Instant::now() + this.deadline).await;
+            if result.as_ref().is_err_and(is_read_only) {
+                this.drop_idle();
+            }
+            result
+        };
+        self.detach(once).await
+    }
+
+    async fn detach<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let permit = self.admit()?;
-        let task = async move { super::db::noted(permit, this.write_until_settled(run).await) };
+        let task = async move { super::db::noted(permit, work.await) };
         let task = self.writes.spawn_on(tracing::Instrument::in_current_span(task), &self.runtime);
         task.await.map_err(Error::internal)?
     }
 
     /// Again where the server took it back: nothing of it was done.
-    async fn write_until_settled<T, F>(&self, run: F) -> Result<T>
+    async fn repeat<T, F>(&self, run: F) -> Result<T>
     where
         F: for<'c> FnOnce(&'c mut Tx) -> BoxFuture<'c, Result<T>> + Clone,
     {
         let (deadline, mut pauses) = (Instant::now() + self.deadline, Delays::from(FIRST_PAUSE));
         for _ in 0..RETRIES {
-            match self.write_once(run.clone(), deadline).await {
-                Err(error) if is_taken_back(&error) && Instant::now() < deadline => {
-                    tracing::debug!(error = error.chain(), "the transaction is begun again");
-                    metrics::counter!("database_retries_total").increment(1);
-                    tokio::time::sleep(pauses.next_delay()).await;
-                }
+            let error = match self.attempt(run.clone(), deadline).await {
+                Err(error) if is_taken_back(&error) || (is_read_only(&error) && self.drop_idle()) => error,
                 settled => return settled,
+            };
+            tokio::time::sleep(pauses.next_delay()).await;
+            if Instant::now() >= deadline {
+                return Err(error);
             }
+            tracing::debug!(error = error.chain(), "the transaction is begun again");
+            metrics::counter!("database_retries_total").increment(1);
         }
-        self.write_once(run, deadline).await
+        self.attempt(run, deadline).await
     }
 
-    async fn write_once<T, F>(&self, run: F, deadline: Instant) -> Result<T>
+    async fn attempt<T, F>(&self, run: F, deadline: Instant) -> Result<T>
     where
         F: for<'c> FnOnce(&'c mut Tx) -> BoxFuture<'c, Result<T>>,
     {
-        let (_share, connection) = self.acquire().await?;
+        let (_share, connection) = self.acquire(deadline).await?;
         let mut tx = Tx { connection, forgotten: Vec::new() };
         let result = match tokio::time::timeout_at(deadline, self.transact(&mut tx, run)).await {
             Ok(result) => result,
@@ -98,20 +125,24 @@ impl Database {
             }
         };
         let Tx { connection, forgotten } = tx;
-        match &result {
-            Ok(_) => {
-                drop(connection);
-                // The outbox rows make sure of it; doing it now makes it prompt. A failure is the relay's to repeat.
-                let _ = self.cache.forget(&forgotten).await;
-            }
-            // Of a server that was primary and is no more; all that lead there are of no use.
-            Err(error) if is_read_only(error) => {
-                drop(Object::take(connection));
-                self.pool.retain(|_, _| false);
-            }
-            Err(_) => drop(connection),
+        drop(connection);
+        if result.is_ok() {
+            // The outbox rows make sure of it; doing it now makes it prompt. A failure is the relay's to repeat.
+            let _ = self.cache.forget(&forgotten).await;
         }
         result
+    }
+
+    /// Drops the connections to a server that was primary and is no more; `false`: that was done a moment ago, so it is the server
+    /// that one gets, and another new connection would find the same.
+    fn drop_idle(&self) -> bool {
+        let mut dropped = self.idle_dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        if dropped.is_some_and(|dropped| dropped.elapsed() < READ_ONLY_PAUSE) {
+            return false;
+        }
+        *dropped = Some(Instant::now());
+        self.pool.retain(|_, _| false);
+        true
     }
 
     async fn transact<T, F>(&self, tx: &mut Tx, run: F) -> Result<T>
@@ -137,16 +168,17 @@ impl Database {
     }
 }
 
-/// Whether the server rolled it back for the sake of another (40001, 40P01), or could not have begun it (25006).
+/// Whether the server rolled it back for the sake of another (40001, 40P01).
 fn is_taken_back(error: &Error) -> bool {
     match cause(error) {
         Some(DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _)) => true,
         // Diesel gives no SQLSTATE.
         Some(DieselError::DatabaseError(DatabaseErrorKind::Unknown, said)) => said.message().contains("deadlock detected"),
-        _ => is_read_only(error),
+        _ => false,
     }
 }
 
+/// Whether it is no primary (25006).
 fn is_read_only(error: &Error) -> bool {
     matches!(cause(error), Some(DieselError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _)))
 }

@@ -41,7 +41,7 @@ impl PushRequests {
     async fn settle_batch(&self, batch: Arc<[Incoming]>) -> Result<Vec<Disposition>> {
         let (cache, broker, publisher, now) =
             (self.app.cache.clone(), Arc::clone(&self.broker), self.publisher.clone(), self.app.clock.now());
-        let settling = self.app.worker_db.write(move |tx| {
+        let settling = self.app.worker_db.write_once(move |tx| {
             async move {
                 let reads = batch.iter().map(Read::of).collect();
                 fail_point::reach("parsed").await?;

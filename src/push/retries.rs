@@ -64,7 +64,7 @@ impl PushRequests {
     /// Decides it anew, in one transaction with what follows; `false`: it is another worker's by now.
     async fn retry(&self, kept: Kept, now: DateTime<Utc>) -> Result<bool> {
         let (cache, broker, publisher) = (self.app.cache.clone(), Arc::clone(&self.broker), self.publisher.clone());
-        let retrying = self.app.worker_db.write(move |tx| {
+        let retrying = self.app.worker_db.write_once(move |tx| {
             async move {
                 if !store::lock_claimed(tx, &kept).await? {
                     return Ok(None);

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::config::{self, Role};
 use crate::error::{Error, Result};
 use crate::http::doors::{Doors, nothing_here};
-use crate::http::middleware::{every_request, limit_address};
+use crate::http::middleware::{EXPOSED_HEADERS, every_request, limit_address};
 use crate::http::unread::hold_body;
 use crate::http::{docs, health, jwks, metrics, page};
 use crate::{addresses, admin, directory, passwords, preferences, push, push_tokens, sessions, users};
@@ -234,7 +234,7 @@ fn cors(origins: Vec<String>) -> Cors {
             "traceparent",
             "tracestate",
         ])
-        .expose_headers(["x-correlation-id", "retry-after", "ratelimit", "ratelimit-policy", "idempotency-replayed"])
+        .expose_headers(EXPOSED_HEADERS)
         .supports_credentials()
         .max_age(3600)
         // A foreign origin is the browser's to refuse; a server-side caller that sends one is served.

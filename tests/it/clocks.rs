@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use user_service::config::{Broker, Role};
 
-use crate::support::{PASSWORD, Services, TestApp};
+use crate::support::{PASSWORD, Services, TestApp, eventually};
 
 /// Each clock's error, to either side.
 const ERROR: Duration = Duration::from_secs(3600);
@@ -29,6 +29,16 @@ async fn what_an_hour_ahead_leaves_is_done_an_hour_behind_at_once() {
     ahead.clock.advance(ERROR);
     let (user, broker) = (ahead.client.register("Ada").await, behind.broker().await);
     assert_eq!(broker.mail("email_verification").await.json()["variables"]["email"], json!(user.email));
+
+    // What is put off is put off by the server's clock too: nothing is tried again at once because this one is slow.
+    let (email_queue, exchange) = (behind.config.broker.email_queue.clone(), behind.config.broker.exchange.clone());
+    let key = behind.config.broker.email_key.clone();
+    let unbinding = broker.channel.queue_unbind(email_queue.into(), exchange.into(), key.into(), lapin::types::FieldTable::default());
+    unbinding.await.unwrap();
+    behind.client.register("Bob").await;
+    let put_off =
+        "SELECT count(*) AS n FROM outbox WHERE attempts > 0 AND done_at IS NULL AND next_attempt_at > now() - interval '1 minute'";
+    eventually("the mail is put off", async || behind.count(put_off).await == 1).await;
 
     // A token is good in its hour only, and that is judged by each; its session is known to both.
     let sign_in =

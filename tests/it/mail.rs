@@ -115,6 +115,27 @@ async fn a_mail_server_that_is_down_delays_no_registration_and_loses_no_mail() {
     app.stop().await.unwrap();
 }
 
+/// As an address may whose server lets ours wait for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_mail_that_always_breaks_off_holds_back_no_other() {
+    let server = MailServer::start(Mood::Away).await;
+    let app = start(server.address).await;
+    let trapped = app.client.register("Eve").await;
+    server.trap(&trapped.email);
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        others.push(app.client.register("Ada").await.email);
+    }
+    // The relay knows that nothing gets through, and tries with one.
+    eventually("the server turns it away", async || server.refused() > 0).await;
+    server.set(Mood::Accept);
+    let is_sent = |email: &String| server.mails().iter().any(|mail| mail.recipients.iter().any(|to| to.contains(email)));
+    eventually("all others have their mail", async || others.iter().all(is_sent)).await;
+    let waiting = "SELECT count(*) AS n FROM outbox WHERE lane = 'smtp' AND done_at IS NULL AND attempts = 0 AND failed_at IS NULL";
+    assert_eq!(app.count(waiting).await, 1, "its own waits");
+    app.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_worker_or_broker_the_whole_flow_answers_and_the_mails_leave_once_there_is_one() {
     let services = Services::from_env();

@@ -93,6 +93,7 @@ async fn a_panic_is_an_answer_that_an_allowed_origin_may_read() {
         let answer = me.patch("/api/v1/users/profile/", json!({"name": format!("Of {sent}")})).await;
         assert_eq!(answer.refusal(), (500, "internal_error".to_owned()));
         assert_eq!(answer.header("access-control-allow-origin"), allowed);
+        assert_eq!(answer.header("access-control-expose-headers").is_some(), allowed.is_some());
         assert!(answer.header("vary").is_some_and(|vary| vary.to_lowercase().contains("origin")), "a cache would mix them up");
     }
     server.process.stop().await;

@@ -45,6 +45,8 @@ impl Mail {
 pub struct MailServer {
     pub address: SocketAddr,
     mood: Arc<Mutex<Mood>>,
+    /// Whose mail it takes and closes upon, whatever its mood.
+    trap: Arc<Mutex<Option<String>>>,
     mails: Arc<Mutex<Vec<Mail>>>,
     refused: Arc<AtomicUsize>,
     talks: TaskTracker,
@@ -59,6 +61,7 @@ impl MailServer {
         let server = Self {
             address: listener.local_addr().unwrap(),
             mood: Arc::new(Mutex::new(mood)),
+            trap: Arc::default(),
             mails: Arc::default(),
             refused: Arc::default(),
             talks: TaskTracker::new(),
@@ -81,6 +84,11 @@ impl MailServer {
 
     pub fn set(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
+    }
+
+    /// From now on every mail to this address breaks off.
+    pub fn trap(&self, address: &str) {
+        *self.trap.lock().unwrap() = Some(address.to_owned());
     }
 
     /// How many connections it turned away.
@@ -110,7 +118,9 @@ impl MailServer {
                     received.push('\n');
                     continue;
                 }
-                let mood = self.mood();
+                let is_trapped =
+                    self.trap.lock().unwrap().as_ref().is_some_and(|trap| recipients.iter().any(|to: &String| to.contains(trap)));
+                let mood = if is_trapped { Mood::Drop } else { self.mood() };
                 let mail = Mail { recipients: std::mem::take(&mut recipients), text: text.take().unwrap() };
                 if matches!(mood, Mood::Accept | Mood::Drop) {
                     self.mails.lock().unwrap().push(mail);
