@@ -22,9 +22,9 @@ use crate::config::{Scope, ServiceKey};
 use crate::error::{Allowance, Code, Error, Result};
 use crate::infra::cache::{CacheEntry, CacheValue, Counter};
 use crate::infra::cause::Cause;
+use crate::infra::db::Tx;
 use crate::infra::events::{self, Event, EventType};
 use crate::infra::key_sighting;
-use crate::infra::transaction::Tx;
 use staff::StaffSession;
 
 /// The only version of a session: once it is forgotten it does not come back to life.

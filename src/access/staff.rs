@@ -16,9 +16,8 @@ use crate::card::Card;
 use crate::error::{Code, Error, Result};
 use crate::infra::advisory_lock;
 use crate::infra::cause::Cause;
-use crate::infra::db::Connection;
+use crate::infra::db::{Connection, Tx};
 use crate::infra::keys::ServerKeys;
-use crate::infra::transaction::Tx;
 
 /// OWASP ASVS 7.3: half an hour without use, half a day whatever happens.
 pub const IDLE: TimeDelta = TimeDelta::minutes(30);

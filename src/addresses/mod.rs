@@ -16,12 +16,12 @@ use crate::config::{Config, Rate};
 use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
+use crate::infra::db::Tx;
 use crate::infra::events::{self, Event, EventType};
 use crate::infra::keys::ServerKeys;
 use crate::infra::mailer::{self, Recipient, Template};
 use crate::infra::one_time_token::{self, Purpose, Token};
 use crate::infra::throttle;
-use crate::infra::transaction::Tx;
 
 /// Mails the link that proves the address of a new account, in the caller's transaction.
 pub async fn send_verification(tx: &mut Tx, card: &Card, config: &Config, cause: &Cause) -> Result<()> {

@@ -10,8 +10,8 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::Cause;
+use crate::infra::db::Tx;
 use crate::infra::events;
-use crate::infra::transaction::Tx;
 use crate::{addresses, passwords, sessions, users};
 
 /// What can be done; its name is part of the page's path.

@@ -9,8 +9,8 @@ use crate::error::Result;
 use crate::http::idempotency;
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
+use crate::infra::db::Tx;
 use crate::infra::events::{self, Event, EventType};
-use crate::infra::transaction::Tx;
 
 /// Erases the user, and tells siblings by the event `user.erased` to do the same; `false`: erased before. The address is
 /// free again.

@@ -8,7 +8,7 @@ use super::store;
 use crate::error::{Code, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
-use crate::infra::transaction::Tx;
+use crate::infra::db::Tx;
 
 /// One JSON object, without hashes; that it was handed over is recorded.
 pub async fn export(tx: &mut Tx, user_id: Uuid, now: DateTime<Utc>) -> Result<Value> {

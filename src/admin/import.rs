@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::error::Result;
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
-use crate::infra::transaction::Tx;
+use crate::infra::db::Tx;
 use crate::{passwords, preferences, push_tokens};
 
 /// How many accounts a transaction takes.

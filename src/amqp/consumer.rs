@@ -25,7 +25,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::infra::broker::{self, step};
 use crate::infra::fail_point;
-use crate::infra::status::{QueueCounts, Status};
+use crate::infra::status::Status;
 
 /// The most that one transaction settles.
 const MAX_BATCH: usize = 256;
@@ -147,8 +147,7 @@ impl Subscription {
                     let is_odd = heard_nothing && (counts.messages > 0 || counts.consumers == 0);
                     (quiet, odd, received) = (if heard_nothing { quiet + 1 } else { 0 }, if is_odd { odd + 1 } else { 0 }, false);
                     if odd == RENEW_EARLY_AFTER {
-                        let QueueCounts { messages, consumers } = counts;
-                        tracing::warn!(messages, consumers, "the queue gives nothing: the subscription is taken anew");
+                        tracing::warn!(?counts, "the queue gives nothing: the subscription is taken anew");
                         break Ended::Quiet;
                     }
                     if quiet == RENEW_AFTER {

@@ -12,17 +12,17 @@ use super::sender::{Ready, Sender, Sent};
 use crate::app::App;
 use crate::error::Result;
 use crate::infra::backoff::Delays;
+use crate::infra::db::Tx;
 use crate::infra::fail_point;
 use crate::infra::mailer;
 use crate::infra::one_time_token::{self, Token};
 use crate::infra::outbox::{self, Row};
 use crate::infra::status::PartState;
-use crate::infra::transaction::Tx;
 
 /// Well within the 500 ms in which what the outbox holds must leave.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// For the others to be tried first.
+/// What did not get through, for the others to be tried first.
 const PASSED_OVER_FOR: TimeDelta = TimeDelta::seconds(5);
 
 /// Relays one lane until `stop`; `name` is the part's, under which health tells when what it needs is down.
@@ -34,7 +34,7 @@ pub async fn relay(app: &App, name: &str, sender: Sender, stop: &CancellationTok
             () = stop.cancelled() => return Ok(()),
             _waited = app.worker_db.ready() => {}
         }
-        let limit = if is_down { sender.probe() } else { sender.batch() };
+        let limit = if is_down && sender.one_tries_for_all() { 1 } else { sender.batch() };
         let relayed = relay_batch(app, &sender, limit).await?;
         // Where nothing was sent, nothing was learned.
         if relayed.tried > 0 {
@@ -124,9 +124,10 @@ async fn settle(tx: &mut Tx, sender: &Sender, rows: &[Ready], results: Vec<Sent>
     for (Ready { row, .. }, result) in rows.iter().zip(results) {
         match result {
             Sent::Done => done.push(row.id),
-            // An outage uses up no attempt. If it is one: a mail that alone cannot be sent must not be the one that tries for all again.
+            // An outage uses up no attempt.
             Sent::Down(error) => {
-                if sender.probe() == 1 {
+                // But it may be this one alone that does not get through.
+                if sender.one_tries_for_all() {
                     outbox::update_put_off(tx, row.id, 0, PASSED_OVER_FOR, &error).await?;
                 }
                 failed = Some(error);

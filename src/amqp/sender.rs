@@ -100,9 +100,9 @@ impl Sender {
         if matches!(self, Sender::Smtp(_)) { MAIL_BATCH } else { BATCH }
     }
 
-    /// How many try for all after a failure: each mail has a connection of its own, the others share one.
-    pub(super) fn probe(&self) -> i64 {
-        if self.lane() == Lane::Smtp { 1 } else { self.batch() }
+    /// Whether after a failure one row tries for all: each mail has a connection of its own, the others share one.
+    pub(super) fn one_tries_for_all(&self) -> bool {
+        self.lane() == Lane::Smtp
     }
 
     /// From a failure to the next try. What Redis is not told to forget may be read from it once it is back.

@@ -20,9 +20,9 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::error::{Code, Error, Result};
 use crate::infra::cache::{Cache, CacheEntry, CacheValue};
+use crate::infra::db::Tx;
 use crate::infra::events::{Event, EventType};
 use crate::infra::mailer::Recipient;
-use crate::infra::transaction::Tx;
 
 const TTL_SECONDS: u64 = 3600;
 

@@ -25,9 +25,8 @@ use super::idempotency_store::{self as store, Key};
 use crate::app::App;
 use crate::error::{Code, Error, Result};
 use crate::infra::cause::Cause;
-use crate::infra::db::Connection;
+use crate::infra::db::{Connection, Tx};
 use crate::infra::fail_point;
-use crate::infra::transaction::Tx;
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -4,6 +4,8 @@
 //! version before the change cannot write it back afterwards. Every failure reads as a miss; after one, Redis is left
 //! alone for a moment so that a dead server costs each request nothing.
 
+mod connection;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +13,8 @@ use std::time::Duration;
 use deadpool_redis::redis::{self, Script};
 use secrecy::SecretString;
 
-pub use super::redis_connection::CacheError;
-use super::redis_connection::RedisConnection;
+pub use connection::CacheError;
+use connection::RedisConnection;
 
 /// How long the watermark of a forgotten entry stays: longer than any reader may hold an old version.
 const WATERMARK_SECONDS: u64 = 120;

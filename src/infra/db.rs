@@ -1,8 +1,12 @@
 //! The one PostgreSQL pool, its shares, and the two ways to use a connection: [`Database::read`] and
-//! [`Database::write`](super::transaction).
+//! [`Database::write`].
 //!
 //! Every connection is made on the main runtime. An actix worker has a runtime of its own, and a connection lives and
 //! dies with the runtime that made it.
+
+mod look;
+mod reconnect;
+mod transaction;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,11 +25,12 @@ use tokio_util::task::TaskTracker;
 
 use super::breaker::{Breaker, Permit};
 use super::cache::Cache;
-use super::reconnect::Reconnects;
 use crate::config;
 use crate::error::{Error, Kind, Result};
 
 pub use diesel_async::AsyncPgConnection as Connection;
+use reconnect::Reconnects;
+pub use transaction::Tx;
 
 /// Waiting for a share and a connection together.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,16 +46,16 @@ const PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// A share of the pool. Clones share its permits.
 #[derive(Clone)]
 pub struct Database {
-    pub(super) pool: Pool<AsyncPgConnection>,
+    pool: Pool<AsyncPgConnection>,
     permits: Arc<Semaphore>,
-    pub(super) deadline: Duration,
-    pub(super) statement_timeout: Option<&'static str>,
-    pub(super) runtime: Handle,
-    /// Write transactions in flight; they end by themselves when their caller hangs up.
-    pub(super) writes: TaskTracker,
-    pub(super) cache: Cache,
+    deadline: Duration,
+    statement_timeout: Option<&'static str>,
+    runtime: Handle,
+    /// What is in flight and ends by itself when its caller hangs up: write transactions, and looks.
+    tasks: TaskTracker,
+    cache: Cache,
     /// When the server was last found to be read-only, and its idle connections dropped.
-    pub(super) idle_dropped: Arc<Mutex<Option<Instant>>>,
+    idle_dropped: Arc<Mutex<Option<Instant>>>,
     /// The worker's only: the API answers each request for itself.
     breaker: Option<Breaker>,
 }
@@ -96,7 +101,7 @@ impl Database {
             deadline: API_DEADLINE,
             statement_timeout: None,
             runtime,
-            writes: TaskTracker::new(),
+            tasks: TaskTracker::new(),
             cache,
             idle_dropped: Arc::default(),
             breaker: None,
@@ -156,11 +161,11 @@ impl Database {
         }
     }
 
-    pub(super) fn admit(&self) -> Result<Option<Permit>> {
+    fn admit(&self) -> Result<Option<Permit>> {
         Ok(self.breaker.as_ref().map(Breaker::admit).transpose()?)
     }
 
-    pub(super) async fn acquire(&self, deadline: Instant) -> Result<(tokio::sync::OwnedSemaphorePermit, Object<AsyncPgConnection>)> {
+    async fn acquire(&self, deadline: Instant) -> Result<(tokio::sync::OwnedSemaphorePermit, Object<AsyncPgConnection>)> {
         let acquiring = async {
             let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Error::internal)?;
             loop {
@@ -185,14 +190,14 @@ impl Database {
 
     /// Waits for transactions in flight, then closes every connection.
     pub async fn close(&self) {
-        self.writes.close();
-        self.writes.wait().await;
+        self.tasks.close();
+        self.tasks.wait().await;
         self.pool.close();
     }
 }
 
 /// Tells the breaker what was found. Other failures than PostgreSQL's own say that it answers.
-pub(super) fn noted<T>(permit: Option<Permit>, result: Result<T>) -> Result<T> {
+fn noted<T>(permit: Option<Permit>, result: Result<T>) -> Result<T> {
     if let Some(permit) = permit {
         permit.note(!matches!(&result, Err(error) if is_of_the_server(error)));
     }

@@ -11,10 +11,10 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::Cause;
+use crate::infra::db::Tx;
 use crate::infra::mailer::{self, Template};
 use crate::infra::password_hash::Fit;
 use crate::infra::throttle;
-use crate::infra::transaction::Tx;
 
 /// Somebody who knew the current password.
 #[derive(Debug)]

@@ -11,12 +11,12 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
+use crate::infra::db::Tx;
 use crate::infra::events::{self, Event, EventType};
 use crate::infra::keys::ServerKeys;
 use crate::infra::mailer::{self, Template};
 use crate::infra::one_time_token::{self, Purpose, Token};
 use crate::infra::throttle;
-use crate::infra::transaction::Tx;
 use crate::push_tokens;
 
 /// Mails a link, if there is somebody to mail it to. Known or not, the answer is the same; its time is the door's to even out.

@@ -12,8 +12,8 @@ use crate::card::{self, Card, Preferences};
 use crate::error::{Code, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::Cause;
+use crate::infra::db::Tx;
 use crate::infra::events::{self, Event, EventType};
-use crate::infra::transaction::Tx;
 
 /// What to change; `None` leaves it as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

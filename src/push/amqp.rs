@@ -20,9 +20,9 @@ use crate::app::App;
 use crate::config;
 use crate::error::{Kind, Result};
 use crate::infra::cache::Cache;
+use crate::infra::db::Tx;
 use crate::infra::fail_point;
 use crate::infra::outbox::{self, Lane, NewMessage};
-use crate::infra::transaction::Tx;
 
 /// Settles push requests.
 #[derive(Clone, Debug)]

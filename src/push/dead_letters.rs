@@ -5,8 +5,7 @@ use uuid::Uuid;
 
 use super::store::{self, Kept};
 use crate::error::Result;
-use crate::infra::db::Connection;
-use crate::infra::transaction::Tx;
+use crate::infra::db::{Connection, Tx};
 
 /// Which dead letters.
 #[derive(Clone, Debug, Default)]

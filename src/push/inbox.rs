@@ -13,8 +13,8 @@ use super::store::{self, Entry, Key};
 use crate::amqp::disposition::{Dead, DeadReason};
 use crate::amqp::message::Incoming;
 use crate::error::{Error, Result};
+use crate::infra::db::Tx;
 use crate::infra::fail_point;
-use crate::infra::transaction::Tx;
 
 /// A message as it was understood.
 #[derive(Clone, Debug)]

@@ -15,10 +15,10 @@ use crate::amqp::disposition::{Dead, DeadReason};
 use crate::amqp::message::Incoming;
 use crate::error::{Error, Kind, Result};
 use crate::infra::correlation;
+use crate::infra::db::Tx;
 use crate::infra::fail_point;
 use crate::infra::outbox::{self, Lane};
 use crate::infra::trace::Trace;
-use crate::infra::transaction::Tx;
 
 /// When a request is tried again; after the last of these never.
 const RETRIES: [TimeDelta; 3] = [TimeDelta::seconds(1), TimeDelta::seconds(5), TimeDelta::seconds(25)];

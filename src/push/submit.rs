@@ -7,8 +7,8 @@ use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::infra::cache::Cache;
 use crate::infra::cause::Cause;
+use crate::infra::db::Tx;
 use crate::infra::outbox::{self, Lane, NewMessage};
-use crate::infra::transaction::Tx;
 
 use super::decision::{self, Decision, SkipReason};
 use super::inbox::{self, Read, Standing};

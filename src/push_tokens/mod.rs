@@ -15,8 +15,8 @@ use crate::card;
 use crate::error::{Code, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::Cause;
+use crate::infra::db::Tx;
 use crate::infra::events;
-use crate::infra::transaction::Tx;
 
 /// A valid token: 1 to 4096 printable ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq)]

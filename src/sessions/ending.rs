@@ -11,8 +11,8 @@ use crate::card;
 use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::Cause;
+use crate::infra::db::Tx;
 use crate::infra::events;
-use crate::infra::transaction::Tx;
 use crate::push_tokens::{self, PushToken};
 
 /// A session as its user sees it.

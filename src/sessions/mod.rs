@@ -24,8 +24,8 @@ use crate::app::App;
 use crate::config::Identity;
 use crate::error::{Error, Result};
 use crate::infra::cause::Cause;
+use crate::infra::db::Tx;
 use crate::infra::throttle;
-use crate::infra::transaction::Tx;
 use refresh_token::RefreshToken;
 
 /// Beyond this the session that was used longest ago ends.

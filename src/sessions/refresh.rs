@@ -9,7 +9,7 @@ use super::{Lifetime, ending, store};
 use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::Cause;
-use crate::infra::transaction::Tx;
+use crate::infra::db::Tx;
 
 const REUSED: &str = "refresh_token_reused";
 

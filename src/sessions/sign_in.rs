@@ -21,12 +21,12 @@ use crate::config::{Config, RegistrationPrivacy};
 use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::{Actor, Cause};
+use crate::infra::db::Tx;
 use crate::infra::even_time;
 use crate::infra::keys::ServerKeys;
 use crate::infra::mailer::{self, Template};
 use crate::infra::password_hash::{Fit, MAX_BYTES};
 use crate::infra::throttle;
-use crate::infra::transaction::Tx;
 use crate::passwords::{self, Password};
 
 const ACCOUNT_LIMIT: &str = "LOGIN_ACCOUNT";

@@ -4,28 +4,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
-use user_service::config::{Broker, Role};
+use user_service::config::Role;
 
-use crate::support::{PASSWORD, Services, TestApp, eventually};
+use crate::support::{PASSWORD, TestApp, eventually};
 
 /// Each clock's error, to either side.
 const ERROR: Duration = Duration::from_secs(3600);
-
-/// Another process of the same service.
-async fn beside(app: &TestApp, role: Role) -> TestApp {
-    let (names, prefix) = (app.config.broker.clone(), app.config.redis_prefix.clone());
-    TestApp::start_on(Services::from_env(), app.database_url.clone(), role, |config| {
-        config.broker = Broker { url: config.broker.url.clone(), ..names };
-        config.redis_prefix = prefix;
-    })
-    .await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_hour_ahead_leaves_is_done_an_hour_behind_at_once() {
     let behind = TestApp::start().await;
     behind.clock.turn_back(ERROR);
-    let ahead = beside(&behind, Role::Api).await;
+    let ahead = behind.beside(Role::Api).await;
     ahead.clock.advance(ERROR);
     let (user, broker) = (ahead.client.register("Ada").await, behind.broker().await);
     assert_eq!(broker.mail("email_verification").await.json()["variables"]["email"], json!(user.email));
@@ -60,7 +50,7 @@ async fn what_an_hour_ahead_leaves_is_done_an_hour_behind_at_once() {
     }
 
     // Two workers, two hours apart, at one queue.
-    let worker = beside(&behind, Role::Worker).await;
+    let worker = behind.beside(Role::Worker).await;
     worker.clock.advance(ERROR);
     let asked: BTreeSet<String> = (0..60).map(|number| format!("apart-{number}")).collect();
     for id in &asked {

@@ -5,7 +5,7 @@ use tokio::net::TcpListener;
 use user_service::config::{MailTransport, Role, Smtp};
 
 use crate::support::smtp::{MailServer, Mood};
-use crate::support::{Services, TestApp, eventually, fresh_database};
+use crate::support::{TestApp, eventually};
 
 async fn start(address: std::net::SocketAddr) -> TestApp {
     TestApp::start_with(Role::Both, |config| {
@@ -138,21 +138,15 @@ async fn one_mail_that_always_breaks_off_holds_back_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_worker_or_broker_the_whole_flow_answers_and_the_mails_leave_once_there_is_one() {
-    let services = Services::from_env();
-    let database = fresh_database(&services).await;
     // An API process has no broker at all.
-    let api = TestApp::start_on(services, database.clone(), Role::Api, |_| {}).await;
+    let api = TestApp::api().await;
     api.client.register("Bob").await;
     // A row that cannot be read holds back no other.
     api.sql("UPDATE outbox SET payload = 'junk' WHERE routing_key = 'email'").await;
     let user = api.client.register("Ada").await;
     assert_eq!(api.client.post("/api/v1/auth/password-reset", json!({"email": user.email})).await.status, 200);
     let stopped = api.halt().await;
-    let names = stopped.config.broker.clone();
-    let worker = TestApp::start_on(Services::from_env(), database, Role::Worker, |config| {
-        config.broker = user_service::config::Broker { url: config.broker.url.clone(), ..names };
-    })
-    .await;
+    let worker = stopped.beside(Role::Worker).await;
     let broker = worker.broker().await;
     assert_eq!(broker.mail("email_verification").await.json()["variables"]["email"], json!(user.email));
     assert_eq!(broker.mail("password_reset").await.json()["variables"]["email"], json!(user.email));

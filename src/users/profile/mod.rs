@@ -11,8 +11,8 @@ use crate::card::{self, Card};
 use crate::error::{Code, Error, Result};
 use crate::infra::audit::{self, Action};
 use crate::infra::cause::Cause;
+use crate::infra::db::Tx;
 use crate::infra::events::{self, Event, EventType};
-use crate::infra::transaction::Tx;
 use crate::push_tokens::{self, PushToken};
 
 /// What to change; `None` leaves it as it is.

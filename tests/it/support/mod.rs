@@ -131,6 +131,16 @@ impl TestApp {
         test
     }
 
+    /// Another process of this service: on its database, its queues and its cache.
+    pub async fn beside(&self, role: Role) -> Self {
+        let (names, prefix) = (self.config.broker.clone(), self.config.redis_prefix.clone());
+        Self::start_on(Services::from_env(), self.database_url.clone(), role, |config| {
+            config.broker = config::Broker { url: config.broker.url.clone(), ..names };
+            config.redis_prefix = prefix;
+        })
+        .await
+    }
+
     /// A broker client on this service's names.
     pub async fn broker(&self) -> TestBroker {
         TestBroker::connect(self.config.broker.clone()).await

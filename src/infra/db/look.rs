@@ -4,24 +4,23 @@ use std::time::Duration;
 
 use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
 
-use super::db::Database;
-use super::migrations;
-use super::postgres::Server;
+use super::Database;
 use crate::error::Result;
+use crate::infra::migrations;
+use crate::infra::postgres::Server;
 
 /// For all looks of one question. What a look began goes on behind it, within its own deadlines.
 const DEADLINE: Duration = Duration::from_millis(900);
 
 impl Database {
-    /// Whether PostgreSQL answers.
-    pub async fn ping(&self) -> Result<()> {
-        self.read(|conn| Box::pin(async move { Ok(conn.batch_execute("SELECT 1").await?) })).await
-    }
-
     /// Whether PostgreSQL answers, by two looks out of three, or by the first if that was good: a connection that died says nothing
-    /// of the server. A new one that was refused does; then the others are not made (see [`reconnect`](super::reconnect)).
+    /// of the server. A new one that was refused does, and for a second no other is tried.
     pub async fn answers(&self) -> bool {
-        self.two_of_three(|db| async move { db.ping().await.map(|()| true) }).await
+        self.two_of_three(|db| async move {
+            db.read(|conn| Box::pin(async move { Ok(conn.batch_execute("SELECT 1").await?) })).await?;
+            Ok(true)
+        })
+        .await
     }
 
     /// The same, with every migration of this binary applied.
@@ -35,7 +34,7 @@ impl Database {
     {
         let looking = async {
             // A task: whoever stops waiting for it does not leave a query behind on a connection of the pool.
-            let look = async || matches!(self.runtime.spawn(look(self.clone())).await, Ok(Ok(true)));
+            let look = async || matches!(self.tasks.spawn_on(look(self.clone()), &self.runtime).await, Ok(Ok(true)));
             look().await || (look().await && look().await)
         };
         tokio::time::timeout(DEADLINE, looking).await.unwrap_or(false)

@@ -9,11 +9,11 @@ use diesel_async::{AnsiTransactionManager, AsyncPgConnection, SimpleAsyncConnect
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::backoff::Delays;
-use super::cache::CacheEntry;
-use super::db::Database;
-use super::outbox;
+use super::{Database, noted};
 use crate::error::{Error, Result};
+use crate::infra::backoff::Delays;
+use crate::infra::cache::CacheEntry;
+use crate::infra::outbox;
 
 /// How often a transaction that the server took back is begun again.
 const RETRIES: u32 = 3;
@@ -85,8 +85,8 @@ impl Database {
 
     async fn detach<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         let permit = self.admit()?;
-        let task = async move { super::db::noted(permit, work.await) };
-        let task = self.writes.spawn_on(tracing::Instrument::in_current_span(task), &self.runtime);
+        let task = async move { noted(permit, work.await) };
+        let task = self.tasks.spawn_on(tracing::Instrument::in_current_span(task), &self.runtime);
         task.await.map_err(Error::internal)?
     }
 
